@@ -195,10 +195,10 @@ def _check_turns(messages: Sequence[Message], *, add_generation_prompt: bool) ->
             )
         if message.role == "user" and not message.text and not message.images:
             raise ConfigError(f"message {number} (user) is empty; expected a text or a picture")
-    for message in messages:
+    for number, message in enumerate(messages, start=1):
         if message.images and message.role != "user":
             raise ConfigError(
-                f"a {message.role} message holds {len(message.images)} picture(s); "
+                f"message {number} ({message.role}) holds {len(message.images)} picture(s); "
                 "only user messages can"
             )
     if add_generation_prompt and turns[-1].role != "user":

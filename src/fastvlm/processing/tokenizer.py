@@ -74,7 +74,7 @@ class Tokenizer:
         added_tokens: the tokens beside it, control tokens among them.
 
     Raises:
-        CheckpointError: one of Qwen2's three control tokens is missing.
+        CheckpointError: one of Qwen2's three control tokens or of the 256 bytes is missing.
     """
 
     def __init__(
@@ -85,6 +85,14 @@ class Tokenizer:
             raise CheckpointError(
                 f"the tokenizer has no {', '.join(missing)}; expected Qwen2's control tokens "
                 f"{', '.join(CONTROL_TOKENS)} among its added tokens"
+            )
+        lost = [
+            byte for symbol, byte in _BYTE_OF_CHARACTER.items() if core.token_to_id(symbol) is None
+        ]
+        if lost:
+            raise CheckpointError(
+                f"the vocabulary lacks {len(lost)} of the 256 bytes, {lost[0]:#04x} for one; text with them "
+                "would be lost; expected a complete byte-level vocabulary"
             )
         self._core = core
         self._added = dict(added_tokens)
@@ -226,7 +234,7 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
     try:
         model, decoder = document["model"], document["decoder"]
         added = {
-            entry["content"]: AddedToken(entry["id"], entry["special"])
+            entry["content"]: AddedToken(int(entry["id"]), bool(entry["special"]))
             for entry in document.pop("added_tokens")
         }
         if (model["type"], decoder["type"]) != ("BPE", "ByteLevel"):
@@ -235,8 +243,10 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
                 "expected Qwen2's byte-level BPE"
             )
         vocab = model["vocab"]
-    except (KeyError, TypeError) as err:
-        raise CheckpointError(f"{path} is no tokenizer.json: {err!r} is missing or null") from err
+    except (KeyError, TypeError, ValueError) as err:
+        raise CheckpointError(
+            f"{path} is not the tokenizer.json that was expected: {err!r}"
+        ) from err
     for token in added:  # some trainers list them in both places
         vocab.pop(token, None)
     document |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
@@ -273,13 +283,16 @@ def _from_slow_files(folder: Path) -> Tokenizer:
 def _slow_added_tokens(folder: Path) -> dict[str, AddedToken]:
     """Added tokens of both files; where nothing says what a token is, it is taken for a control token."""
     added: dict[str, AddedToken] = {}
-    if (folder / "added_tokens.json").is_file():
-        entries: dict[str, int] = _read_json(folder / "added_tokens.json")
-        added |= {text: AddedToken(token_id, True) for text, token_id in entries.items()}
-    if (folder / "tokenizer_config.json").is_file():
-        config = _read_json(folder / "tokenizer_config.json")
-        for token_id, entry in config.get("added_tokens_decoder", {}).items():
-            added[entry["content"]] = AddedToken(int(token_id), bool(entry.get("special", True)))
+    path = folder / "added_tokens.json"
+    try:
+        if path.is_file():
+            added |= {text: AddedToken(int(key), True) for text, key in _read_json(path).items()}
+        path = folder / "tokenizer_config.json"
+        if path.is_file():
+            for key, entry in _read_json(path).get("added_tokens_decoder", {}).items():
+                added[entry["content"]] = AddedToken(int(key), bool(entry.get("special", True)))
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise CheckpointError(f"{path} has an added token that cannot be read: {err!r}") from err
     return added
 
 
