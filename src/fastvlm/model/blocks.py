@@ -223,14 +223,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
+        shape = x.shape
         x = x.flatten(2).mT  # [N, T, C]
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(2)  # each [N, T, h, d]
         x = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         )  # [N, h, T, d]
         x = self.proj(x.transpose(1, 2).flatten(2))  # [N, T, C]
-        return x.mT.unflatten(2, (height, width))  # [N, C, H, W]
+        return x.mT.reshape(shape)  # [N, C, H, W]
 
 
 class AttentionBlock(nn.Module):

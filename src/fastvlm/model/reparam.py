@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import singledispatch
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +23,19 @@ from torch import Tensor, nn
 from fastvlm.config import TowerForm, VisionConfig
 from fastvlm.errors import ConfigError
 from fastvlm.model.blocks import (
+    AttentionBlock,
     ConvNorm,
     LargeKernelConv,
+    LayerScale,
     MobileOneConv,
     PositionEncoding,
     RepMixer,
+    RepMixerBlock,
 )
 from fastvlm.model.fastvithd import FastViTHD
 from fastvlm.model.fastvlm import FastVLM
 
-Network = TypeVar("Network", FastViTHD, FastVLM)
+Network = TypeVar("Network", bound=FastViTHD | FastVLM)
 
 
 class Folded(NamedTuple):
@@ -72,27 +75,27 @@ def deep_fuse(network: Network) -> Network:
     """
     if _vision_config(network).form == "branched":
         network = fuse(network)
-    state = {key: value.detach() for key, value in network.state_dict().items()}
-    names = [
-        name.removesuffix(".conv.bn")
-        for name, _ in network.named_modules()
-        if name.endswith("mlp.conv.bn")
-    ]
-    for mlp in names:
-        block = mlp.removesuffix(".mlp")
-        folded = _fold_conv_norm(network.get_submodule(f"{mlp}.conv"))
-        for key in [key for key in state if key.startswith(f"{mlp}.conv.")]:
-            del state[key]
-        state[f"{mlp}.conv.weight"], state[f"{mlp}.conv.bias"] = folded
-        if f"{block}.layer_scale.gamma" in state:
-            _scale_output(state, f"{mlp}.fc2", state.pop(f"{block}.layer_scale.gamma"))
-        else:
-            _scale_output(state, f"{mlp}.fc2", state.pop(f"{block}.layer_scale_2.gamma"))
-            _scale_output(
-                state, f"{block}.token_mixer.proj", state.pop(f"{block}.layer_scale_1.gamma")
-            )
-            _fold_norm_into_qkv(state, block)
-    return _rebuild(network, "fused", "deep_fused", state, is_complete=True)
+    state: dict[str, Tensor] = {}
+    for name, block in network.named_modules():
+        if isinstance(block, RepMixerBlock | AttentionBlock):
+            folded = _deep_fold(block).items()
+            state |= {f"{name}.{key}": value for key, value in folded}
+    return _rebuild(network, "fused", "deep_fused", state)
+
+
+def _deep_fold(block: RepMixerBlock | AttentionBlock) -> dict[str, Tensor]:
+    """The tensors of a block that change when its norm, scales and batch norm are folded away."""
+    conv = _fold_conv_norm(block.mlp.conv)
+    state = {"mlp.conv.weight": conv.weight, "mlp.conv.bias": conv.bias}
+    if isinstance(block, RepMixerBlock):
+        return state | _scale_output("mlp.fc2", block.mlp.fc2, block.layer_scale)
+    attention, norm = block.token_mixer, block.norm
+    # W (g * y + b) = (W g) y + W b, where y is the normalised input.
+    weight = _precise(attention.qkv.weight)
+    state["token_mixer.qkv.weight"] = weight * _precise(norm.weight)
+    state["token_mixer.qkv.bias"] = weight @ _precise(norm.bias)
+    state |= _scale_output("token_mixer.proj", attention.proj, block.layer_scale_1)
+    return state | _scale_output("mlp.fc2", block.mlp.fc2, block.layer_scale_2)
 
 
 @singledispatch
@@ -111,7 +114,7 @@ def _(module: MobileOneConv) -> Folded:
 @fold.register
 def _(module: RepMixer) -> Folded:
     mixer, norm = fold(module.mixer), fold(module.norm)
-    scale = module.layer_scale.gamma.detach().flatten()  # [C]
+    scale = _precise(module.layer_scale.gamma).flatten()  # [C]
     weight = scale[:, None, None, None] * (mixer.weight - norm.weight)
     return Folded(weight + _dirac_like(weight), scale * (mixer.bias - norm.bias))
 
@@ -127,8 +130,8 @@ def _(module: LargeKernelConv) -> Folded:
 def _(module: PositionEncoding) -> Folded:
     conv = module.pos_enc
     assert conv.bias is not None
-    weight = conv.weight.detach()
-    return Folded(weight + _dirac_like(weight), conv.bias.detach())
+    weight = _precise(conv.weight)
+    return Folded(weight + _dirac_like(weight), _precise(conv.bias))
 
 
 def _fold_branch(branch: nn.Module, module: MobileOneConv) -> Folded:
@@ -146,16 +149,22 @@ def _fold_branch(branch: nn.Module, module: MobileOneConv) -> Folded:
 
 def _fold_conv_norm(module: nn.Module) -> Folded:
     assert isinstance(module, ConvNorm)
-    return _fold_norm(module.conv.weight.detach(), module.bn)
+    return _fold_norm(module.conv.weight, module.bn)
 
 
 def _fold_norm(weight: Tensor, norm: nn.BatchNorm2d) -> Folded:
     """Batch norm after a convolution without bias: a factor a channel, and a bias."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    factor = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)  # [C]
-    bias = norm.bias.detach() - norm.running_mean * factor
-    return Folded(weight * factor[:, None, None, None], bias)
+    std = torch.sqrt(_precise(norm.running_var) + norm.eps)
+    factor = _precise(norm.weight) / std  # [C]
+    bias = _precise(norm.bias) - _precise(norm.running_mean) * factor
+    return Folded(_precise(weight) * factor[:, None, None, None], bias)
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """At least float32, so that low-precision weights are rounded once, after folding."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _pad_kernel(weight: Tensor, kernel: int) -> Tensor:
@@ -170,19 +179,15 @@ def _dirac_like(weight: Tensor, *, groups: int | None = None) -> Tensor:
     return nn.init.dirac_(identity, groups if groups is not None else weight.shape[0])
 
 
-def _scale_output(state: dict[str, Tensor], layer: str, gamma: Tensor) -> None:
+def _scale_output(name: str, layer: nn.Linear | nn.Conv2d, scale: nn.Module) -> dict[str, Tensor]:
     """Fold a factor per output channel into the layer that makes those channels."""
-    gamma, weight = gamma.flatten(), state[f"{layer}.weight"]
-    state[f"{layer}.weight"] = weight * gamma.view(-1, *[1] * (weight.ndim - 1))
-    state[f"{layer}.bias"] = state[f"{layer}.bias"] * gamma
-
-
-def _fold_norm_into_qkv(state: dict[str, Tensor], block: str) -> None:
-    """W (g * y + b) = (W g) y + W b, where y is the normalised input of attention."""
-    qkv = f"{block}.token_mixer.qkv"
-    weight = state[f"{qkv}.weight"]
-    state[f"{qkv}.bias"] = weight @ state.pop(f"{block}.norm.bias")
-    state[f"{qkv}.weight"] = weight * state.pop(f"{block}.norm.weight")
+    assert isinstance(scale, LayerScale)
+    assert layer.bias is not None
+    gamma, weight = _precise(scale.gamma).flatten(), _precise(layer.weight)
+    return {
+        f"{name}.weight": weight * gamma.view(-1, *[1] * (weight.ndim - 1)),
+        f"{name}.bias": _precise(layer.bias) * gamma,
+    }
 
 
 def _outermost(
@@ -207,8 +212,6 @@ def _rebuild(
     old_form: TowerForm,
     new_form: TowerForm,
     state: dict[str, Tensor],
-    *,
-    is_complete: bool = False,
 ) -> Network:
     """The same network in another form, with these tensors; what they do not name is copied over."""
     vision = _vision_config(network)
@@ -221,14 +224,14 @@ def _rebuild(
             if isinstance(network, FastVLM)
             else FastViTHD(vision)
         )
-    old_state = {} if is_complete else network.state_dict()
+    old_state = network.state_dict()
+    dtype = next(network.parameters()).dtype
     new_state = {
-        key: (state[key] if key in state else old_state[key]).detach().clone()
+        key: state[key].to(dtype) if key in state else old_state[key].clone()
         for key in rebuilt.state_dict()
     }
     rebuilt.load_state_dict(new_state, strict=True, assign=True)
     if isinstance(rebuilt, FastVLM) and rebuilt.config.text.tie_word_embeddings:
         rebuilt.lm_head.weight = rebuilt.language_model.embed_tokens.weight
     rebuilt.train(network.training)
-    assert isinstance(rebuilt, type(network))
-    return rebuilt
+    return cast("Network", rebuilt)
