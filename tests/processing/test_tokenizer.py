@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,33 @@ def test_control_tokens_listed_in_the_vocabulary_too_stay_out_of_text(
     for token, token_id in small_tokenizer.special_tokens.items():
         assert token_id not in loaded.encode(token)
     assert loaded.vocab_size == small_tokenizer.vocab_size
+
+
+def test_options_of_the_model_in_tokenizer_json_are_kept(
+    small_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    small_tokenizer.save(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["vocab"]["Ġzebra"] = 900  # no merge leads there
+    document["model"]["ignore_merges"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    assert Tokenizer.from_folder(tmp_path).encode(" zebra") == [900]
+
+
+def test_merges_may_be_written_as_strings(small_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """As tokenizers before 0.20 wrote them, and so most published files."""
+    small_tokenizer.save(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["merges"] = [" ".join(merge) for merge in document["model"]["merges"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    text = "What color is the circle?"
+    assert Tokenizer.from_folder(tmp_path).encode(text) == small_tokenizer.encode(text)
+
+
+def test_worker_processes_get_the_same_tokenizer(crowded: Tokenizer) -> None:
+    copy = pickle.loads(pickle.dumps(crowded))
+    assert copy.encode("What <image>?") == crowded.encode("What <image>?")
+    assert copy.special_tokens == crowded.special_tokens
 
 
 def test_control_ids_have_no_text_and_other_added_tokens_do(crowded: Tokenizer) -> None:

@@ -228,6 +228,17 @@ def _byte_of_character() -> dict[str, int]:
 
 _BYTE_OF_CHARACTER: Final = _byte_of_character()
 
+_BPE_OPTIONS: Final = (
+    "dropout",
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "byte_fallback",
+    "ignore_merges",
+)
+"""What tokenizer.json says of the model beside its vocabulary."""
+
 
 def _from_tokenizer_json(path: Path) -> Tokenizer:
     document = _read_json(path)
@@ -235,26 +246,37 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
         model, decoder = document["model"], document["decoder"]
         added = {
             entry["content"]: AddedToken(int(entry["id"]), bool(entry["special"]))
-            for entry in document.pop("added_tokens")
+            for entry in document["added_tokens"]
         }
         if (model["type"], decoder["type"]) != ("BPE", "ByteLevel"):
             raise CheckpointError(
                 f"{path} is a {model['type']} tokenizer with a {decoder['type']} decoder; "
                 "expected Qwen2's byte-level BPE"
             )
-        vocab = model["vocab"]
-    except (KeyError, TypeError, ValueError) as err:
+        vocab = _without(model["vocab"], added)
+        merges = [
+            tuple(merge.split(" ") if isinstance(merge, str) else merge)
+            for merge in model["merges"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise CheckpointError(
             f"{path} is not the tokenizer.json that was expected: {err!r}"
         ) from err
-    for token in added:  # some trainers list them in both places
-        vocab.pop(token, None)
-    document |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    document |= {"post_processor": None, "truncation": None, "padding": None, "added_tokens": []}
+    document["model"] = model | {"vocab": {}, "merges": []}
+    options = {name: model[name] for name in _BPE_OPTIONS if model.get(name) is not None}
     try:
         core = tokenizers.Tokenizer.from_str(json.dumps(document))
+        # Handing the vocabulary over as objects takes half the time of writing it as JSON once more.
+        core.model = models.BPE(vocab=vocab, merges=merges, **options)
     except Exception as err:  # the library raises no narrower class
         raise CheckpointError(f"{path} cannot be read as a tokenizer: {err}") from err
     return Tokenizer(core, added_tokens=added)
+
+
+def _without(vocab: Mapping[str, int], added: Mapping[str, AddedToken]) -> dict[str, int]:
+    """Some trainers list added tokens in the vocabulary too, where text could reach them."""
+    return {token: token_id for token, token_id in vocab.items() if token not in added}
 
 
 def _from_slow_files(folder: Path) -> Tokenizer:
@@ -269,10 +291,8 @@ def _from_slow_files(folder: Path) -> Tokenizer:
             f"{folder / 'merges.txt'} has the line {' '.join(broken)!r}; expected two tokens a line"
         )
     added = _slow_added_tokens(folder)
-    for token in added:
-        vocab.pop(token, None)
     try:
-        core = byte_level_core(vocab, [(left, right) for left, right in merges])
+        core = byte_level_core(_without(vocab, added), [(left, right) for left, right in merges])
     except Exception as err:  # the library raises no narrower class
         raise CheckpointError(
             f"vocab.json and merges.txt in {folder} do not belong together: {err}"
