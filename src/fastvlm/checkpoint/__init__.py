@@ -1,0 +1,1 @@
+"""Files and modules: finding, fetching, reading, writing and converting checkpoints."""
