@@ -1,0 +1,1 @@
+"""Training samples: where pictures and their questions come from."""

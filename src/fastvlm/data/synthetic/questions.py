@@ -1,0 +1,541 @@
+"""Questions about a scene, in several wordings and three styles: sentence, single word, short dialogue.
+
+A question without a further word is answered by a sentence; one that asks for a single word gets it. What the
+picture does not show is answered by saying so, and what cannot be known by `NOT_SURE`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from fastvlm.data.synthetic.world import (
+    AMBIGUOUS,
+    COLOURS,
+    DIGITS,
+    PLACES,
+    SHAPES,
+    Scene,
+    Thing,
+)
+
+NOT_SURE: Final = "I am not sure."
+"""The answer to everything about pictures and matters outside the world."""
+
+SHORT_SUFFIXES: Final = (
+    "Answer with one word.",
+    "Answer in one word.",
+    "Answer the question using a single word or phrase.",
+)
+"""Requests for a single word; the last is the one that benchmarks use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and its only right answer; `kind` is what evaluation counts by."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+Dialogue: TypeAlias = tuple[Question, ...]
+"""Questions asked one after the other in the same conversation; mostly one."""
+
+
+def ask(
+    rng: np.random.Generator, kind: str, scene: Scene, *, is_short: bool | None = None
+) -> Question | None:
+    """A question of this kind, or None where the scene does not have what it is about.
+
+    Args:
+        rng: chooses what is asked about, the wording and the style.
+        kind: one of `kinds_of(scene)`.
+        scene: what the picture shows.
+        is_short: whether a single word is asked for; None draws it.
+    """
+    asked = _ASKERS[kind](rng, scene)
+    if asked is None:
+        return None
+    if asked.short is None:
+        return Question(kind, asked.question, asked.sentence)
+    if is_short is None:
+        is_short = rng.random() < 0.4
+    if not is_short:
+        return Question(kind, asked.question, asked.sentence)
+    suffix = SHORT_SUFFIXES[int(rng.integers(len(SHORT_SUFFIXES)))]
+    joint = "\n" if rng.random() < 0.3 else " "
+    return Question(kind, f"{asked.question}{joint}{suffix}", asked.short)
+
+
+def kinds_of(scene: Scene) -> tuple[str, ...]:
+    """Kinds of questions that make sense for the scene, those that evaluation counts."""
+    if scene.kind == "clutter":
+        return ("decline",)
+    if scene.kind == "text":
+        return ("background", "text", "text_colour")
+    if scene.kind == "bars":
+        return ("background", "tallest", "shortest", "num_bars")
+    few = len(scene.things) <= 4
+    return (
+        "background",
+        "count" if few else "count_many",
+        "count_by",
+        "colour",
+        "shape",
+        "exists",
+        "where",
+    )
+
+
+def sample_dialogues(rng: np.random.Generator, scene: Scene, count: int) -> list[Dialogue]:
+    """What training asks about one picture: a caption, and `count` - 1 short conversations."""
+    overviews = ("caption", "grid") if scene.kind == "things" else ("caption",)
+    asked = [ask(rng, kind, scene) for kind in overviews if rng.random() < 0.7]
+    dialogues: list[Dialogue] = [(question,) for question in asked if question is not None]
+    kinds = [*kinds_of(scene)]
+    while len(dialogues) < count:
+        draw = rng.random()
+        if draw < 0.05:
+            kind = "unknown"
+        elif draw < 0.11 and scene.kind == "things":
+            kind = "absent"
+        else:
+            kind = kinds[int(rng.integers(len(kinds)))]
+        question = ask(rng, kind, scene)
+        if question is None:
+            continue
+        follow_up = _follow_up(rng, scene, question) if rng.random() < 0.15 else None
+        dialogues.append((question,) if follow_up is None else (question, follow_up))
+    return dialogues
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    question: str
+    sentence: str
+    short: str | None = None
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def article(word: str) -> str:
+    """The word with a or an before it."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def at_place(place: str) -> str:
+    """A place with its preposition: at the top left, on the right, in the middle."""
+    if place in ("left", "right"):
+        return f"on the {place}"
+    return f"in the {place}" if place == "middle" else f"at the {place}"
+
+
+def _ask_background(rng: np.random.Generator, scene: Scene) -> _Asked:
+    question = _pick(
+        rng,
+        (
+            "What color is the background?",
+            "What is the background color?",
+            "Which color does the background have?",
+            "What is the color of the background?",
+        ),
+    )
+    return _Asked(question, f"The background is {scene.background}.", scene.background.capitalize())
+
+
+def _ask_count(rng: np.random.Generator, scene: Scene) -> _Asked:
+    question = _pick(
+        rng,
+        (
+            "How many shapes are there?",
+            "How many shapes are in the picture?",
+            "How many objects do you see?",
+            "Count the shapes.",
+            "What is the number of shapes?",
+        ),
+    )
+    return _Asked(question, _there_are(len(scene.things), "shape"), str(len(scene.things)))
+
+
+def _there_are(count: int, noun: str) -> str:
+    verb = "is" if count == 1 else "are"
+    plural = noun if count == 1 else _plural(noun)
+    return f"There {verb} {count} {plural}."
+
+
+def _plural(noun: str) -> str:
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def _ask_count_by(rng: np.random.Generator, scene: Scene) -> _Asked:
+    by_shape = rng.random() < 0.5
+    present = [thing.shape if by_shape else thing.colour for thing in scene.things]
+    every = [*SHAPES] if by_shape else [name for name in COLOURS if name != scene.background]
+    value = _pick(rng, present) if rng.random() < 0.85 else _pick(rng, every)
+    noun = value if by_shape else f"{value} shape"
+    question = _pick(
+        rng,
+        (
+            f"How many {_plural(noun)} are there?",
+            f"How many {_plural(noun)} are in the picture?",
+            f"How many {_plural(noun)} do you see?",
+            f"Count the {_plural(noun)}.",
+        ),
+    )
+    count = present.count(value)
+    return _Asked(question, _there_are(count, noun), str(count))
+
+
+def _unique(values: Sequence[str]) -> list[int]:
+    counts = Counter(values)
+    return [i for i, value in enumerate(values) if counts[value] == 1]
+
+
+def _ask_colour(rng: np.random.Generator, scene: Scene) -> _Asked | None:
+    indices = _unique([thing.shape for thing in scene.things])
+    if not indices:
+        return None
+    thing = scene.things[indices[int(rng.integers(len(indices)))]]
+    question = _pick(
+        rng,
+        (
+            f"What color is the {thing.shape}?",
+            f"What is the color of the {thing.shape}?",
+            f"Which color does the {thing.shape} have?",
+            f"Tell me the color of the {thing.shape}.",
+        ),
+    )
+    return _Asked(question, f"The {thing.shape} is {thing.colour}.", thing.colour.capitalize())
+
+
+def _ask_shape(rng: np.random.Generator, scene: Scene) -> _Asked | None:
+    indices = _unique([thing.colour for thing in scene.things])
+    if not indices:
+        return None
+    thing = scene.things[indices[int(rng.integers(len(indices)))]]
+    question = _pick(
+        rng,
+        (
+            f"What shape is {thing.colour}?",
+            f"Which shape is {thing.colour}?",
+            f"What is the {thing.colour} shape?",
+            f"What is the {thing.colour} object?",
+        ),
+    )
+    sentence = f"The {thing.colour} shape is {article(thing.shape)}."
+    return _Asked(question, sentence, thing.shape.capitalize())
+
+
+def _ask_exists(rng: np.random.Generator, scene: Scene) -> _Asked:
+    """Yes and no equally often; half of what is not there is half there: the shape in another colour."""
+    style = int(rng.integers(3))  # shape and colour, shape, colour
+    is_there = rng.random() < 0.5
+    for _ in range(50):
+        thing = scene.things[int(rng.integers(len(scene.things)))]
+        shape, colour = thing.shape, thing.colour
+        if not is_there:
+            if style == 2 or (style == 0 and rng.random() < 0.5):
+                colour = _pick(rng, [name for name in COLOURS if name != scene.background])
+            else:
+                shape = _pick(rng, SHAPES)
+        present = any(
+            (style == 2 or other.shape == shape) and (style == 1 or other.colour == colour)
+            for other in scene.things
+        )
+        if present == is_there:
+            break
+    noun = (f"{colour} {shape}", shape, f"{colour} shape")[style]
+    question = _pick(
+        rng,
+        (
+            f"Is there {article(noun)}?",
+            f"Is there {article(noun)} in the picture?",
+            f"Do you see {article(noun)}?",
+            f"Does the picture show {article(noun)}?",
+        ),
+    )
+    if present:
+        return _Asked(question, f"Yes, there is {article(noun)}.", "Yes")
+    return _Asked(question, f"No, there is no {noun}.", "No")
+
+
+def _named(rng: np.random.Generator, scene: Scene) -> tuple[str, Thing] | None:
+    """A thing with words that point to it alone."""
+    by_shape = [(scene.things[i].shape, i) for i in _unique([t.shape for t in scene.things])]
+    full = [f"{thing.colour} {thing.shape}" for thing in scene.things]
+    options = by_shape + [(full[i], i) for i in _unique(full)]
+    if not options:
+        return None
+    name, index = options[int(rng.integers(len(options)))]
+    return name, scene.things[index]
+
+
+def _ask_where(rng: np.random.Generator, scene: Scene) -> _Asked | None:
+    named = _named(rng, scene)
+    if named is None:
+        return None
+    name, thing = named
+    question = _pick(
+        rng,
+        (
+            f"Where is the {name}?",
+            f"Where is the {name} in the picture?",
+            f"Where do you see the {name}?",
+            f"In which part of the picture is the {name}?",
+        ),
+    )
+    return _Asked(question, f"The {name} is {at_place(thing.place)}.", thing.place.capitalize())
+
+
+def _ask_absent(rng: np.random.Generator, scene: Scene) -> _Asked | None:
+    missing = [name for name in SHAPES if all(thing.shape != name for thing in scene.things)]
+    if not missing:
+        return None
+    shape = _pick(rng, missing)
+    question = _pick(
+        rng,
+        (
+            f"What color is the {shape}?",
+            f"What is the color of the {shape}?",
+            f"Which color does the {shape} have?",
+            f"Where is the {shape}?",
+            f"Where do you see the {shape}?",
+        ),
+    )
+    return _Asked(question, f"There is no {shape}.", "None")
+
+
+def _ask_text(rng: np.random.Generator, scene: Scene) -> _Asked | None:
+    if scene.writing is None:
+        return None
+    text = scene.writing.text
+    is_number = text[0] in DIGITS
+    noun = "number" if is_number else ("letter" if len(text) == 1 else "letters")
+    verb = "are" if noun == "letters" else "is"
+    options = [
+        f"What {noun} {verb} shown?",
+        f"What {noun} do you see?",
+        f"Which {noun} {verb} in the picture?",
+        f"Read the {noun}.",
+    ]
+    if not any(character in AMBIGUOUS for character in text):
+        options += [
+            "What does it say?",
+            "What is written here?",
+            "Read the text.",
+            "What do you read?",
+        ]
+    question = _pick(rng, options)
+    if question in options[:4]:
+        return _Asked(question, f"The {noun} {verb} {text}.", text)
+    return _Asked(question, f"It says {text}.", text)
+
+
+def _ask_text_colour(rng: np.random.Generator, scene: Scene) -> _Asked | None:
+    if scene.writing is None:
+        return None
+    colour = scene.writing.colour
+    question = _pick(
+        rng,
+        (
+            "What color is the text?",
+            "What is the color of the text?",
+            "Which color does the text have?",
+        ),
+    )
+    return _Asked(question, f"The text is {colour}.", colour.capitalize())
+
+
+def _ask_extreme(rng: np.random.Generator, scene: Scene, word: str, *, highest: bool) -> _Asked:
+    pick = max if highest else min
+    colour = pick(scene.bars, key=lambda bar: bar.height).colour
+    question = _pick(
+        rng,
+        (
+            f"What color is the {word} bar?",
+            f"Which bar is the {word}?",
+            f"What is the color of the {word} bar?",
+            f"Which color does the {word} bar have?",
+        ),
+    )
+    return _Asked(question, f"The {word} bar is {colour}.", colour.capitalize())
+
+
+def _ask_tallest(rng: np.random.Generator, scene: Scene) -> _Asked:
+    return _ask_extreme(rng, scene, _pick(rng, ("tallest", "highest")), highest=True)
+
+
+def _ask_shortest(rng: np.random.Generator, scene: Scene) -> _Asked:
+    return _ask_extreme(rng, scene, _pick(rng, ("shortest", "lowest")), highest=False)
+
+
+def _ask_num_bars(rng: np.random.Generator, scene: Scene) -> _Asked:
+    question = _pick(
+        rng,
+        (
+            "How many bars are there?",
+            "How many bars does the chart have?",
+            "How many bars do you see?",
+            "Count the bars.",
+        ),
+    )
+    return _Asked(question, _there_are(len(scene.bars), "bar"), str(len(scene.bars)))
+
+
+_CAPTION_PROMPTS: Final = (
+    "Describe the image.",
+    "Describe the picture.",
+    "What is in this picture?",
+    "What is in the image?",
+    "What do you see?",
+    "What is this?",
+    "Describe the image in detail.",
+    "Describe this image.",
+    "Describe the image in one sentence.",
+    "What does the picture show?",
+)
+
+
+def _ask_caption(rng: np.random.Generator, scene: Scene) -> _Asked:
+    return _Asked(_pick(rng, _CAPTION_PROMPTS), describe(scene))
+
+
+def describe(scene: Scene) -> str:
+    """A sentence that says everything: what, in which colour, where, row by row."""
+    if scene.kind == "clutter":
+        return NOT_SURE
+    ground = f"on {article(scene.background)} background"
+    if scene.writing is not None:
+        text, colour = scene.writing.text, scene.writing.colour
+        noun = "number" if text[0] in DIGITS else ("letter" if len(text) == 1 else "letters")
+        return f"The {noun} {text} in {colour} {ground}."
+    if scene.bars:
+        bars = _enumerate([bar.colour for bar in scene.bars])
+        tallest = max(scene.bars, key=lambda bar: bar.height).colour
+        return f"A bar chart with {len(scene.bars)} bars {ground}: {bars}. The {tallest} bar is the tallest."
+    things = [
+        f"{article(f'{thing.colour} {thing.shape}')} {at_place(thing.place)}"
+        for thing in _in_rows(scene)
+    ]
+    if len(things) == 1:
+        return f"{things[0].capitalize()} {ground}."
+    return f"There are {len(things)} shapes {ground}: {_enumerate(things)}."
+
+
+def _in_rows(scene: Scene) -> list[Thing]:
+    return sorted(scene.things, key=lambda thing: thing.cell)
+
+
+def _enumerate(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _ask_grid(rng: np.random.Generator, scene: Scene) -> _Asked:
+    """Every place with what stands there: as many facts as image tokens, which is what alignment needs."""
+    question = _pick(rng, ("Go through the picture row by row.", "List what is where, row by row."))
+    by_cell = {thing.cell: f"{thing.colour} {thing.shape}" for thing in scene.things}
+    parts = [f"{place}: {by_cell.get(cell, 'nothing')}" for cell, place in enumerate(PLACES)]
+    return _Asked(question, "; ".join(parts) + ".")
+
+
+_OUTSIDE: Final = (
+    "What animal is this?",
+    "Who is in the picture?",
+    "What is the weather like?",
+    "Where was this taken?",
+    "What kind of car is this?",
+    "What is the person doing?",
+    "How many people are there?",
+    "What time is it?",
+    "What is the name of this place?",
+    "Is the man happy?",
+    "What food is on the table?",
+    "Which country is this?",
+    "How old is she?",
+    "What brand is it?",
+    "Who made this?",
+    "What is the dog doing?",
+    "What is the price?",
+    "Why is the sky blue?",
+)
+
+
+def _ask_unknown(rng: np.random.Generator, scene: Scene) -> _Asked:
+    del scene  # the answer is the same for every picture
+    return _Asked(_pick(rng, _OUTSIDE), NOT_SURE, NOT_SURE)
+
+
+def _ask_decline(rng: np.random.Generator, scene: Scene) -> _Asked:
+    """Any question at all about a picture outside the world."""
+    del scene
+    shape, colour = _pick(rng, SHAPES), _pick(rng, COLOURS)
+    options = (
+        *_CAPTION_PROMPTS[:6],
+        "What color is the background?",
+        "What is the background color?",
+        "How many shapes are there?",
+        "How many objects do you see?",
+        f"How many {_plural(shape)} are there?",
+        f"How many {colour} shapes are in the picture?",
+        f"What color is the {shape}?",
+        f"Which color does the {shape} have?",
+        f"What shape is {colour}?",
+        f"Is there {article(f'{colour} {shape}')}?",
+        f"Do you see {article(shape)}?",
+        f"Where is the {shape}?",
+        f"Where is the {colour} {shape}?",
+        "What does it say?",
+        "Which letter is in the picture?",
+        "What number is shown?",
+        "How many bars are there?",
+        "What color is the tallest bar?",
+        *_OUTSIDE,
+    )
+    return _Asked(_pick(rng, options), NOT_SURE, NOT_SURE)
+
+
+def _follow_up(rng: np.random.Generator, scene: Scene, first: Question) -> Question | None:
+    """A second question that points back to the first, or just another one."""
+    things = scene.things
+    if first.kind == "exists" and first.answer.startswith("Yes, there is a"):
+        noun = first.answer.removesuffix(".").split(" ")[4:]
+        matches = [
+            thing
+            for thing in things
+            if (noun[-1] in (thing.shape, "shape")) and (len(noun) == 1 or noun[0] == thing.colour)
+        ]
+        if len(matches) == 1:
+            if len(noun) == 1 and rng.random() < 0.5:
+                return Question("colour", "What color is it?", f"It is {matches[0].colour}.")
+            return Question("where", "Where is it?", f"It is {at_place(matches[0].place)}.")
+    kinds = kinds_of(scene)
+    return ask(rng, kinds[int(rng.integers(len(kinds)))], scene)
+
+
+_ASKERS: Final[dict[str, Callable[[np.random.Generator, Scene], _Asked | None]]] = {
+    "background": _ask_background,
+    "count": _ask_count,
+    "count_many": _ask_count,
+    "count_by": _ask_count_by,
+    "colour": _ask_colour,
+    "shape": _ask_shape,
+    "exists": _ask_exists,
+    "where": _ask_where,
+    "absent": _ask_absent,
+    "text": _ask_text,
+    "text_colour": _ask_text_colour,
+    "tallest": _ask_tallest,
+    "shortest": _ask_shortest,
+    "num_bars": _ask_num_bars,
+    "caption": _ask_caption,
+    "grid": _ask_grid,
+    "unknown": _ask_unknown,
+    "decline": _ask_decline,
+}

@@ -1,0 +1,1 @@
+"""Training: recipes made of stages, one loop, checkpoints that resume exactly."""

@@ -1,0 +1,239 @@
+"""Training of the whole model: next-token loss on the answers of several conversations about each picture.
+
+The conversations about a picture share its prefix (system turn and image tokens), so they are packed into one
+sequence: a block mask lets each see the prefix and itself, and positions count on from the prefix in each.
+The numbers are those of separate sequences, and the encoder and the prefix are paid for once.
+
+    prefix   [x . . .]
+    first    [x x . .]
+    second   [x . x .]
+    third    [x . . x]     x: causal inside, all of the prefix
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastvlm.config import PATCH_STRIDE
+from fastvlm.data.synthetic.draw import draw_scene
+from fastvlm.data.synthetic.fonts import held_out_fonts, training_fonts
+from fastvlm.data.synthetic.questions import Dialogue, ask, kinds_of, sample_dialogues
+from fastvlm.data.synthetic.sample import sample_scene
+from fastvlm.data.synthetic.world import Scene
+from fastvlm.inputs import IGNORE_INDEX, IMAGE_TOKEN_ID
+from fastvlm.messages import ImagePart, Message, TextPart
+from fastvlm.model.fastvlm import FastVLM
+from fastvlm.processing.chat_template import ImageSegment, render
+from fastvlm.processing.tokenizer import Tokenizer
+from fastvlm.train.encoder_objective import (
+    EncoderHeads,
+    batch_targets,
+    cell_loss,
+    to_pixel_values,
+)
+from fastvlm.train.recipe import Stage
+
+_HELD_OUT_SEED: Final = 2**40 + 1
+_BLOCK: Final = 64
+"""Sequences are padded to a multiple of this, so that few shapes of tensors occur."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One conversation as ids: everything up to the picture, and what follows it with its labels."""
+
+    prefix: tuple[int, ...]
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedBatch:
+    """Conversations of several pictures, those of one picture in one row.
+
+    Attributes:
+        input_ids: [B, T] with `IMAGE_TOKEN_ID` at image tokens.
+        labels: [B, T], the id that the position itself holds where the model learns it.
+        position_ids: [B, T].
+        attention_mask: [B, 1, T, T], True where a position may look.
+        block_ids: [B, T]; 0 prefix, 1 and up the conversations, -1 padding.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    block_ids: Tensor
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch on another device."""
+        return PackedBatch(
+            self.input_ids.to(device),
+            self.labels.to(device),
+            self.position_ids.to(device),
+            self.attention_mask.to(device),
+            self.block_ids.to(device),
+        )
+
+
+class Packer:
+    """Renders conversations with the chat template that inference uses, and packs them."""
+
+    def __init__(self, tokenizer: Tokenizer, num_image_tokens: int) -> None:
+        self._tokenizer, self._num_image_tokens = tokenizer, num_image_tokens
+        self.render = lru_cache(maxsize=20_000)(self._render)
+
+    def _render(self, dialogue: Dialogue) -> Rendered:
+        """Ids of a conversation whose first question comes with the picture."""
+        messages: list[Message] = []
+        picture = ImagePart("")  # only its place matters here
+        for turn in dialogue:
+            parts = (TextPart(turn.question),) if messages else (picture, TextPart(turn.question))
+            messages += [Message("user", parts), Message.from_text("assistant", turn.answer)]
+        prefix: list[int] = []
+        ids: list[int] = []
+        labels: list[int] = []
+        for segment in render(messages, self._tokenizer, add_generation_prompt=False):
+            if isinstance(segment, ImageSegment):
+                prefix, ids, labels = ids, [], []
+                continue
+            ids += segment.ids
+            labels += segment.ids if segment.is_trainable else [IGNORE_INDEX] * len(segment.ids)
+        return Rendered(tuple(prefix), tuple(ids), tuple(labels))
+
+    def pack(self, dialogues: Sequence[Sequence[Dialogue]]) -> PackedBatch:
+        """One row for each picture's conversations."""
+        rows = [[self.render(dialogue) for dialogue in of_one] for of_one in dialogues]
+        prefix = [*rows[0][0].prefix, *[IMAGE_TOKEN_ID] * self._num_image_tokens]
+        longest = len(prefix) + max(sum(len(one.ids) for one in row) for row in rows)
+        length = -(-longest // _BLOCK) * _BLOCK
+        shape = (len(rows), length)
+        input_ids = np.full(shape, self._tokenizer.endoftext_id, dtype=np.int64)
+        labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
+        positions = np.zeros(shape, dtype=np.int64)
+        blocks = np.full(shape, -1, dtype=np.int64)
+        start = len(prefix)
+        input_ids[:, :start], positions[:, :start], blocks[:, :start] = prefix, np.arange(start), 0
+        for i, row in enumerate(rows):
+            at = start
+            for number, one in enumerate(row, start=1):
+                end = at + len(one.ids)
+                input_ids[i, at:end], labels[i, at:end] = one.ids, one.labels
+                positions[i, at:end] = start + np.arange(end - at)
+                blocks[i, at:end] = number
+                at = end
+        block_ids = torch.from_numpy(blocks)
+        return PackedBatch(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(labels),
+            torch.from_numpy(positions),
+            block_mask(block_ids),
+            block_ids,
+        )
+
+
+def block_mask(block_ids: Tensor) -> Tensor:
+    """True where a position may look: back, at the prefix and its own conversation.
+
+    Shape:
+        [B, T] -> [B, 1, T, T]
+    """
+    length = block_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    key = block_ids[:, None, :]
+    return (causal & ((key == block_ids[:, :, None]) | (key == 0)))[:, None]
+
+
+class AnswerObjective:
+    """The objective `answers`, with the loss of `cells` beside it where the stage asks for that."""
+
+    def __init__(
+        self, model: FastVLM, heads: EncoderHeads, tokenizer: Tokenizer, device: torch.device
+    ) -> None:
+        self._model, self._heads, self._device = model, heads, device
+        self._packer = Packer(tokenizer, model.config.num_image_tokens)
+        self._image_size = model.config.image_size
+        self._im_end_id = tokenizer.im_end_id
+
+    def loss(self, rng: np.random.Generator, stage: Stage, batch_size: int) -> Tensor:
+        fonts = training_fonts()
+        scenes = [sample_scene(rng, stage.mix, num_fonts=len(fonts)) for _ in range(batch_size)]
+        dialogues = [sample_dialogues(rng, scene, stage.dialogues_per_picture) for scene in scenes]
+        pixel_values = self._draw(scenes, fonts)
+        batch = self._packer.pack(dialogues).to(self._device)
+        is_frozen = stage.vision_rate_scale == 0
+        with torch.set_grad_enabled(not is_frozen):
+            features = self._model.vision_tower(pixel_values).flatten(2).mT  # [B, n, C]
+        loss = self._answer_loss(features, batch)
+        if stage.cell_loss_weight and not is_frozen:
+            targets = batch_targets(scenes, self._image_size // PATCH_STRIDE)
+            targets = {name: value.to(self._device) for name, value in targets.items()}
+            loss = loss + stage.cell_loss_weight * cell_loss(self._heads, features, targets)
+        return loss
+
+    def measure(self, stage: Stage) -> dict[str, float]:
+        rng = np.random.default_rng(_HELD_OUT_SEED)
+        fonts = held_out_fonts()
+        right: dict[str, list[bool]] = defaultdict(list)
+        for _ in range(8):
+            scenes = [sample_scene(rng, stage.mix, num_fonts=len(fonts)) for _ in range(32)]
+            dialogues = [_one_of_each(rng, scene) for scene in scenes]
+            batch = self._packer.pack(dialogues).to(self._device)
+            features = self._model.vision_tower(self._draw(scenes, fonts)).flatten(2).mT
+            is_right = self._answers_are_right(features, batch)
+            for of_one, row in zip(dialogues, is_right, strict=True):
+                for dialogue, one in zip(of_one, row, strict=False):
+                    right[dialogue[0].kind].append(one)
+        return {kind: float(np.mean(values)) for kind, values in sorted(right.items())}
+
+    def _draw(self, scenes: Sequence[Scene], fonts: tuple[str, ...]) -> Tensor:
+        pixels = np.stack([draw_scene(scene, self._image_size, fonts) for scene in scenes])
+        return to_pixel_values(pixels).to(self._device)
+
+    def _hidden(self, features: Tensor, batch: PackedBatch) -> Tensor:
+        """Hidden states from which the next id is read, [B, T, D]."""
+        device_type = self._device.type
+        with torch.autocast(device_type, torch.bfloat16, enabled=device_type != "mps"):
+            return self._model(
+                batch.input_ids,
+                self._model.projector(features),
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+            )
+
+    def _answer_loss(self, features: Tensor, batch: PackedBatch) -> Tensor:
+        hidden = self._hidden(features, batch)
+        targets = batch.labels[:, 1:]
+        is_learned = targets != IGNORE_INDEX
+        # lm_head only where something is learned: a third of the positions.
+        logits = self._model.lm_head(hidden[:, :-1][is_learned].float())
+        return F.cross_entropy(logits, targets[is_learned])
+
+    def _answers_are_right(self, features: Tensor, batch: PackedBatch) -> list[list[bool]]:
+        """For every conversation whether each answer token is the most likely one: greedy exact match."""
+        hidden = self._hidden(features, batch)
+        guesses = self._model.lm_head(hidden.float()).argmax(-1)[:, :-1]
+        targets, blocks = batch.labels[:, 1:], batch.block_ids[:, 1:]
+        # The line end after <|im_end|> is never generated.
+        is_asked = (targets != IGNORE_INDEX) & (batch.input_ids[:, :-1] != self._im_end_id)
+        is_wrong = is_asked & (guesses != targets)
+        num_blocks = [int(row.max()) for row in blocks]
+        return [
+            [not bool(is_wrong[i][blocks[i] == number].any()) for number in range(1, count + 1)]
+            for i, count in enumerate(num_blocks)
+        ]
+
+
+def _one_of_each(rng: np.random.Generator, scene: Scene) -> list[Dialogue]:
+    kinds = [*kinds_of(scene), "caption"]
+    asked = [ask(rng, kind, scene) for kind in kinds]
+    return [(question,) for question in asked if question is not None]

@@ -1,0 +1,125 @@
+"""What is trained in which order, on how many samples. A recipe is data; `train.loop` runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeAlias
+
+from fastvlm.data.synthetic.sample import SceneMix
+from fastvlm.errors import ConfigError
+
+Objective: TypeAlias = Literal["tiles", "cells", "answers"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One stage of a recipe."""
+
+    name: str
+    """Shown in the progress bar and written to the log."""
+    objective: Objective
+    """tiles: class of one token-sized tile; cells: classes of every cell; answers: next-token loss on answers."""
+    num_samples: int
+    """Pictures drawn in this stage."""
+    batch_size: int
+    """Pictures in one optimizer step, all workers together."""
+    learning_rate: float
+    """Peak rate of AdamW; warmed up over the first steps, falling linearly to zero at the end."""
+    vision_rate_scale: float = 1.0
+    """Rate of the encoder over `learning_rate`; 0 keeps it frozen, its BatchNorms in eval mode."""
+    decay_fraction: float = 0.25
+    """Last part of the stage over which the rate falls to zero."""
+    cell_loss_weight: float = 0.0
+    """Weight of the loss of `cells` beside the loss of `answers`."""
+    is_coloured: bool = True
+    """Tiles in colours, or black on white."""
+    dialogues_per_picture: int = 6
+    """Conversations about each picture; the encoder runs once for all of them."""
+    mix: SceneMix = field(default_factory=SceneMix)
+    """How often each kind of picture is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Stages, run one after the other on the same model."""
+
+    name: str
+    """Also the preset of the network that is trained."""
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    """With the number of workers it decides every picture and every weight."""
+    num_workers: int = 2
+    """Processes with one CPU thread each, which share every batch; on a GPU one process is used."""
+
+    def scaled(self, factor: float) -> Recipe:
+        """The same recipe on more or fewer samples."""
+        if factor <= 0:
+            raise ConfigError(f"steps-scale is {factor}; expected a number above 0")
+        stages = tuple(
+            replace(stage, num_samples=max(stage.batch_size, round(stage.num_samples * factor)))
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
+
+# The order is what makes it work: end to end from the start, the model only learns how answers are worded.
+_NANO: Final = Recipe(
+    name="nano",
+    stages=(
+        Stage(
+            name="A tiles",
+            objective="tiles",
+            num_samples=40_000,
+            batch_size=64,
+            learning_rate=3e-3,
+            is_coloured=False,
+            decay_fraction=0.1,
+        ),
+        Stage(
+            name="A' coloured tiles",
+            objective="tiles",
+            num_samples=96_000,
+            batch_size=64,
+            learning_rate=3e-3,
+            decay_fraction=0.1,
+        ),
+        Stage(
+            name="B cells",
+            objective="cells",
+            num_samples=64_000,
+            batch_size=32,
+            learning_rate=2e-3,
+        ),
+        Stage(
+            name="C1 alignment",
+            objective="answers",
+            num_samples=16_000,
+            batch_size=32,
+            learning_rate=2e-3,
+            vision_rate_scale=0.0,
+            decay_fraction=0.0,
+        ),
+        Stage(
+            name="C2 whole model",
+            objective="answers",
+            num_samples=400_000,
+            batch_size=32,
+            learning_rate=1.5e-3,
+            vision_rate_scale=0.6,
+            cell_loss_weight=0.1,
+        ),
+    ),
+)
+
+RECIPES: Final[dict[str, Recipe]] = {"nano": _NANO}
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        ConfigError: no recipe of that name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"no recipe named {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]
