@@ -213,8 +213,10 @@ _NANO = FastVLMConfig(
         tie_word_embeddings=True,
         rope_theta=10_000.0,
         max_position_embeddings=2048,
+        bos_token_id=617,
+        eos_token_id=619,
     ),
-    image_size=256,
+    image_size=192,
     max_length=2048,
 )
 
