@@ -6,6 +6,7 @@ chosen by itself, because real activations of the encoder come within 7 % of its
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, TypeAlias
 
 import torch
@@ -71,6 +72,8 @@ def has_native_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "mps":
         return True
-    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # public since torch 2.10
+    get_capabilities: Callable[[], Mapping[str, object]] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )  # absent in older torch, where float32 is the safe choice
     capabilities = get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

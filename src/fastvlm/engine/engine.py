@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastvlm.config import FastVLMConfig, ImageMode
+    from fastvlm.model.quantized import Quantization
     from fastvlm.processing.chat_template import ConvMode
     from fastvlm.processing.image_file import ImageLimits
 
@@ -81,6 +82,7 @@ class Engine:
         backend: str = "auto",
         dtype: str = "auto",
         device: str = "auto",
+        quantize: Quantization | None = None,
         image_mode: ImageMode | None = None,
         image_size: int | None = None,
         limits: ImageLimits | None = None,
@@ -95,6 +97,7 @@ class Engine:
             backend: `auto` or `torch`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+            quantize: keep the weights of the language model's layers in 8 or 4 bits.
             image_mode: how pictures become squares; None takes what the model was trained with.
             image_size: pixels per side, 256 to 2048; None takes what the model was trained with.
             limits: largest pictures that are accepted.
@@ -113,7 +116,9 @@ class Engine:
             raise BackendError(f"backend {backend!r} is not known; expected auto or torch")
         folder = resolve_model(name_or_path)
         base = None if model_base is None else resolve_model(model_base)
-        network = TorchBackend.load(folder, device=device, dtype=dtype, base=base)
+        network = TorchBackend.load(
+            folder, device=device, dtype=dtype, quantize=quantize, base=base
+        )
         config = replace(
             network.config,
             image_mode=image_mode or network.config.image_mode,

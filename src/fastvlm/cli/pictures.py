@@ -1,0 +1,80 @@
+"""From what was typed to pictures: files, patterns, folders, addresses, `-` for standard input."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvlm.errors import MediaError
+
+if TYPE_CHECKING:
+    from fastvlm.processing.image_file import ImageLimits
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"}
+)
+"""What is taken from a folder. A file that is named directly is opened whatever it is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One input: what it was called, opened only when its turn comes."""
+
+    name: str
+
+    def read(self, limits: ImageLimits) -> Path | bytes | str:
+        """What the engine takes: a path, or bytes from standard input or an address.
+
+        Raises:
+            MediaError: standard input is empty, or the address cannot be fetched.
+        """
+        if self.name == "-":
+            data = sys.stdin.buffer.read(limits.max_bytes + 1)
+            if not data:
+                raise MediaError("standard input is empty; expected the bytes of a picture")
+            return data
+        if is_address(self.name):
+            from fastvlm.processing.image_url import fetch_image
+
+            return fetch_image(self.name, limits=limits)
+        return self.name if self.name.startswith("data:") else Path(self.name)
+
+
+def is_address(name: str) -> bool:
+    """Whether this is an http or https URL."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def expand(names: Sequence[str]) -> list[Picture]:
+    """The pictures that these names stand for, in order; a folder stands for the pictures right in it.
+
+    Raises:
+        MediaError: a pattern without match, or a folder without pictures.
+    """
+    found: list[Picture] = []
+    for name in names:
+        if name == "-" or is_address(name) or name.startswith("data:") or Path(name).is_file():
+            found.append(Picture(name))
+        elif Path(name).is_dir():
+            found += _in_folder(Path(name))
+        elif glob.has_magic(name):
+            matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - takes absolute patterns too
+            if not matches:
+                raise MediaError(f"{name}: no file matches this pattern")
+            found += [Picture(match) for match in matches if Path(match).is_file()]
+        else:
+            found.append(Picture(name))  # opening it says that it is missing, and by what name
+    return found
+
+
+def _in_folder(folder: Path) -> list[Picture]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise MediaError(
+            f"{folder}: no pictures in this folder; expected {', '.join(sorted(SUFFIXES))}"
+        )
+    return [Picture(str(path)) for path in files]

@@ -1,0 +1,201 @@
+"""`fastvlm predict`: ask one question about each picture, answers on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fastvlm.cli import options
+from fastvlm.cli.options import preset_prompt
+from fastvlm.cli.pictures import Picture, expand
+from fastvlm.cli.session import figures, first_interrupt, load_engine, note, write_piece
+from fastvlm.errors import ConfigError, ContextLengthError, FastVLMError, MediaError
+
+if TYPE_CHECKING:
+    from fastvlm.engine import Answer, AnswerStream, Engine
+    from fastvlm.engine.options import OptionKeywords
+
+DEFAULT_PROMPT = "Describe the image."
+
+OutputForm = Literal["text", "json", "jsonl"]
+
+
+def predict(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, patterns, folders, URLs, or - for standard input."),
+    ] = None,
+    image_file: Annotated[
+        list[str] | None,
+        typer.Option("--image-file", "--image", "-i", help="The same as an option."),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", help=f"The question. [default: {DEFAULT_PROMPT}]"),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"A ready question: {', '.join(options.PRESETS)}."),
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Ask once about all pictures, not once about each.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object instead of text.")
+    ] = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="A line of JSON for each picture.")
+    ] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Timings and tokens on stderr.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing but answers and errors.")
+    ] = False,
+    stream: Annotated[
+        bool | None,
+        typer.Option("--stream/--no-stream", help="Word by word. [default: on a terminal]"),
+    ] = None,
+    model: options.Model = "nano",
+    model_base: options.ModelBase = None,
+    tokenizer_path: options.TokenizerPath = None,
+    conv_mode: options.ConvMode = "qwen_2",
+    image_mode: options.ImageMode = None,
+    image_size: options.ImageSize = None,
+    max_pixels: options.MaxPixels = 40_000_000,
+    max_image_bytes: options.MaxImageBytes = 20 * 2**20,
+    max_edge: options.MaxEdge = 16384,
+    system: options.System = None,
+    max_new_tokens: options.MaxNewTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    num_beams: options.NumBeams = 1,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    load_8bit: options.Load8Bit = False,
+    load_4bit: options.Load4Bit = False,
+) -> None:
+    """Ask a question about pictures. Without a picture, the question alone is answered."""
+    arguments = dict(locals())
+    if prompt is not None and preset is not None:
+        raise ConfigError("--prompt and --preset exclude each other; give one of them")
+    question = preset_prompt(preset) if preset is not None else prompt
+    pictures = expand([*(images or ()), *(image_file or ())])
+    if not pictures and question is None:
+        raise ConfigError("no picture and no prompt; try `fastvlm predict PICTURE --prompt TEXT`")
+    groups = [tuple(pictures)] if together or not pictures else [(p,) for p in pictures]
+    if as_json and len(groups) > 1:
+        raise ConfigError(f"--json is for one answer, but there are {len(groups)}; use --jsonl")
+    form: OutputForm = "jsonl" if as_jsonl else "json" if as_json else "text"
+    keywords = options.generation_options(arguments)
+    engine = load_engine(arguments, is_quiet=quiet)
+    run = _Run(
+        engine=engine,
+        prompt=question or DEFAULT_PROMPT,
+        system=system,
+        keywords=keywords,
+        form=form,
+        has_stats=stats,
+        is_quiet=quiet,
+        is_streaming=sys.stdout.isatty() if stream is None else stream,
+    )
+    raise typer.Exit(run.all(groups))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One command: the same question about each group of pictures."""
+
+    engine: Engine
+    prompt: str
+    system: str | None
+    keywords: OptionKeywords
+    form: OutputForm
+    has_stats: bool
+    is_quiet: bool
+    is_streaming: bool
+
+    def all(self, groups: Sequence[tuple[Picture, ...]]) -> int:
+        """Answer every group; returns the exit code."""
+        codes: list[int] = []
+        for index, group in enumerate(groups):
+            if len(groups) > 1 and not self.is_quiet and self.form == "text":
+                note(f"== {_name(group)} ==")
+            try:
+                answer = self._answer(group)
+            except (MediaError, ContextLengthError) as error:
+                codes.append(2)
+                self._report(error, group, index)
+                continue
+            if self.form != "text":
+                self._print_record(group, index, answer=answer)
+            if self.has_stats:
+                note(figures(answer))
+            if answer.finish_reason == "cancelled":
+                return 130
+            codes.append(0)
+        if any(codes) and not all(codes):
+            return 3
+        return max(codes, default=0)
+
+    def _answer(self, group: tuple[Picture, ...]) -> Answer:
+        limits = self.engine.processor.limits
+        stream = self.engine.stream(
+            self.prompt,
+            [picture.read(limits) for picture in group],
+            system=self.system,
+            **self.keywords,
+        )
+        with first_interrupt(stream.cancel):
+            if self.form == "text":
+                self._print_text(stream)
+            return stream.answer
+
+    def _print_text(self, stream: AnswerStream) -> None:
+        if not self.is_streaming:
+            write_piece(f"{stream.answer.text}\n")
+            return
+        for piece in stream:
+            write_piece(piece)
+        write_piece("\n")
+
+    def _report(self, error: FastVLMError, group: tuple[Picture, ...], index: int) -> None:
+        if self.form != "text":
+            self._print_record(group, index, error=str(error))
+        note(f"error: {error}")
+
+    def _print_record(
+        self,
+        group: tuple[Picture, ...],
+        index: int,
+        *,
+        answer: Answer | None = None,
+        error: str | None = None,
+    ) -> None:
+        record: dict[str, Any] = {"input": _name(group), "index": index}
+        if answer is not None:
+            record |= {
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "usage": asdict(answer.usage) | {"total_tokens": answer.usage.total_tokens},
+                "timings": _rounded(asdict(answer.timings))
+                | {"tokens_per_second": round(answer.timings.tokens_per_second, 2)},
+            }
+        record["error"] = error
+        write_piece(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _name(group: tuple[Picture, ...]) -> str:
+    return ", ".join(picture.name for picture in group)
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in values.items()}
