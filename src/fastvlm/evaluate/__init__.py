@@ -1,0 +1,1 @@
+"""Measuring answers: tasks, scores, intervals."""
