@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fastvlm.checkpoint.save import save_model
+from fastvlm.model.fastvlm import FastVLM
 from fastvlm.model.reparam import fuse
 from fastvlm.processing.tokenizer import Tokenizer
 from fastvlm.train.recipe import recipe
@@ -30,7 +31,9 @@ def export_run(folder: Path, target: Path, *, dtype: torch.dtype = torch.float16
     tokenizer = Tokenizer.from_folder(folder)
     trainee = build_trainee(recipe(settings.recipe), tokenizer, torch.device("cpu"))
     load_modules(folder, trainee.modules)
-    model = trainee.modules["model"].eval().to(memory_format=torch.contiguous_format)
+    model = trainee.modules["model"]
+    assert isinstance(model, FastVLM)
+    model.eval().to(memory_format=torch.contiguous_format)
     save_model(
         fuse(model),
         target,
