@@ -6,14 +6,15 @@ Exit codes: 0 done, 1 failure while running, 2 wrong use or unreadable input, 3 
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
-import click
 import typer
 
+from fastvlm.cli import eval as evaluation
 from fastvlm.cli import models
+from fastvlm.cli.chat import chat
+from fastvlm.cli.predict import predict
+from fastvlm.cli.train import train
 from fastvlm.errors import (
     CheckpointError,
     ConfigError,
@@ -29,6 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(predict)
+app.command()(chat)
+app.command()(train)
+app.add_typer(evaluation.app, name="eval")
 app.add_typer(models.app, name="models")
 
 
@@ -53,23 +58,12 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the `fastvlm` script."""
+    """Entry point of the `fastvlm` script; wrong use and Ctrl-C are typer's to report (2 and 130)."""
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        typer.echo("interrupted", err=True)
-        code = 130
-    except BrokenPipeError:
-        # The reader (`| head`) went away: keep the interpreter's own flush at exit quiet as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        app()
     except FastVLMError as error:
         typer.echo(f"error: {error}", err=True)
-        code = exit_code_of(error)
-    raise SystemExit(code or 0)
+        raise SystemExit(exit_code_of(error)) from None
 
 
 def exit_code_of(error: FastVLMError) -> int:

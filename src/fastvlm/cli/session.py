@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -93,10 +94,19 @@ def figures(answer: Answer) -> str:
 
 
 def write_piece(piece: str) -> None:
-    """Text to stdout at once; what the terminal's encoding lacks is replaced, not fatal."""
+    """Text to stdout at once; what the terminal's encoding lacks is replaced, not fatal.
+
+    Raises:
+        typer.Exit: the reader went away (`| head`), which is no failure.
+    """
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(piece.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(piece.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at exit: give it something that still takes bytes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
 
 
 def note(line: str) -> None:
