@@ -161,7 +161,7 @@ class _StageRun:
         loss = objective.loss(rng, self.stage, self.stage.batch_size // self.team.size)
         if not torch.isfinite(loss):
             raise NumericalError(
-                f"loss is {float(loss)} at step {step} of stage {self.stage.name!r}; "
+                f"loss is {loss.item()} at step {step} of stage {self.stage.name!r}; "
                 "resume from the last saved state with a smaller learning rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
