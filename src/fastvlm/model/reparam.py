@@ -51,6 +51,7 @@ def fuse(network: Network) -> Network:
     Raises:
         ConfigError: the network is not branched.
     """
+    _require_form(network, "branched")
     state: dict[str, Tensor] = {}
     for name, module in _outermost(
         network, (MobileOneConv, RepMixer, LargeKernelConv, PositionEncoding)
@@ -62,7 +63,7 @@ def fuse(network: Network) -> Network:
             for key, value in module.state_dict().items()
             if key.startswith("se.")
         }
-    return _rebuild(network, "branched", "fused", state)
+    return _rebuild(network, "fused", state)
 
 
 def deep_fuse(network: Network) -> Network:
@@ -75,12 +76,13 @@ def deep_fuse(network: Network) -> Network:
     """
     if _vision_config(network).form == "branched":
         network = fuse(network)
+    _require_form(network, "fused")
     state: dict[str, Tensor] = {}
     for name, block in network.named_modules():
         if isinstance(block, RepMixerBlock | AttentionBlock):
             folded = _deep_fold(block).items()
             state |= {f"{name}.{key}": value for key, value in folded}
-    return _rebuild(network, "fused", "deep_fused", state)
+    return _rebuild(network, "deep_fused", state)
 
 
 def _deep_fold(block: RepMixerBlock | AttentionBlock) -> dict[str, Tensor]:
@@ -207,17 +209,18 @@ def _vision_config(network: FastViTHD | FastVLM) -> VisionConfig:
     return network.config.vision if isinstance(network, FastVLM) else network.config
 
 
+def _require_form(network: FastViTHD | FastVLM, form: TowerForm) -> None:
+    if (found := _vision_config(network).form) != form:
+        raise ConfigError(f"the vision tower is {found}; expected {form}")
+
+
 def _rebuild(
     network: Network,
-    old_form: TowerForm,
     new_form: TowerForm,
     state: dict[str, Tensor],
 ) -> Network:
     """The same network in another form, with these tensors; what they do not name is copied over."""
-    vision = _vision_config(network)
-    if vision.form != old_form:
-        raise ConfigError(f"the vision tower is {vision.form}; expected {old_form}")
-    vision = replace(vision, form=new_form)
+    vision = replace(_vision_config(network), form=new_form)
     with torch.device("meta"):
         rebuilt: FastViTHD | FastVLM = (
             FastVLM(replace(network.config, vision=vision))
@@ -227,7 +230,7 @@ def _rebuild(
     old_state = network.state_dict()
     dtype = next(network.parameters()).dtype
     new_state = {
-        key: state[key].to(dtype) if key in state else old_state[key].clone()
+        key: state[key].to(dtype, copy=True) if key in state else old_state[key].clone()
         for key in rebuilt.state_dict()
     }
     rebuilt.load_state_dict(new_state, strict=True, assign=True)
