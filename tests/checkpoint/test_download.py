@@ -209,11 +209,23 @@ def test_length_that_is_announced_too_short_fails_the_hash(
     assert not fetch.destination.exists()
 
 
-def test_body_without_announced_length_is_refused(server: ModelServer, fetch: Fetch) -> None:
+def test_length_must_be_known_from_somewhere(server: ModelServer, fetch: Fetch) -> None:
+    server.script[PATH] = [Behaviour(announces_length=False)]
+    with pytest.raises(DownloadError, match="announces no length"):
+        fetch(sha256=SHA256)
+
+    server.script[PATH] = [Behaviour(announces_length=False, cut_after=100_000)]
+    fetch(size=len(CONTENT))
+    assert fetch.destination.read_bytes() == CONTENT
+    assert fetch.ranges[-1] == "bytes=100000-"
+
+
+def test_more_bytes_than_known_are_refused(server: ModelServer, fetch: Fetch) -> None:
     server.script[PATH] = [Behaviour(announces_length=False)]
 
-    with pytest.raises(DownloadError, match="announces no length"):
-        fetch(size=len(CONTENT), sha256=SHA256)
+    with pytest.raises(DownloadError, match="sends more than the announced 299999 bytes"):
+        fetch(size=len(CONTENT) - 1)
+    assert not fetch.partial.exists()
 
 
 def test_compressed_body_is_refused(server: ModelServer, fetch: Fetch) -> None:

@@ -217,7 +217,19 @@ def test_unsafe_file_names_of_a_repository_are_refused(server: ModelServer, name
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("document", [b"[]", b"{}", b'{"sha": "x", "siblings": [{"size": 3}]}'])
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"[]",
+        b"{}",
+        b'{"sha": "x", "siblings": [{"size": 3}]}',
+        b'{"sha": "x", "siblings": [{"rfilename": "a.json", "size": "3"}]}',
+        b'{"sha": "x", "siblings": [{"rfilename": "a.json", "size": -3}]}',
+        b'{"sha": "x", "siblings": [{"rfilename": "a.json", "size": 3, "blobId": "../a"}]}',
+        b'{"sha": "x", "siblings": [{"rfilename": "a", "lfs": {"size": 3, "sha256": 5}}]}',
+        b'{"sha": "x", "siblings": [], "cardData": 3}',
+    ],
+)
 def test_descriptions_of_another_form_are_one_clear_error(
     server: ModelServer, document: bytes
 ) -> None:

@@ -60,7 +60,7 @@ def check_final_path(home: Path, name: str) -> None:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data(), name=st.sampled_from([HUB_NAME, ZIP_NAME]), etags=st.booleans())
 def test_final_path_is_whole_or_empty(

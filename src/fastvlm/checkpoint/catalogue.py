@@ -21,6 +21,7 @@ _APPLE_LICENCE: Final = (
     "Apple Machine Learning Research Model licence: research only, no commercial use "
     "(https://github.com/apple/ml-fastvlm/blob/main/LICENSE_MODEL)"
 )
+_APPLE_LABEL: Final = "apple-amlr, research only"
 _NANO_LICENCE: Final = "Apache-2.0: trained from scratch by this package, comes with it"
 
 # The Hub's own rule for repository names; it also forbids ".." and "--", which keeps `folder_name` one to one.
@@ -37,6 +38,8 @@ class ModelEntry:
     """Part of the package, a repository of the Hugging Face Hub, or one of Apple's zip files."""
     licence: str | None = None
     """One line shown before a download; None for a Hub name outside the table, whose page states it."""
+    licence_label: str | None = None
+    """Its short form, for tables."""
     approximate_bytes: int | None = None
     """Size of the weights, from parameter counts; the server states the exact one."""
     aliases: tuple[str, ...] = ()
@@ -51,13 +54,17 @@ class ModelEntry:
 def _known_models() -> tuple[ModelEntry, ...]:
     # bf16 bytes with the output layer stored, as published.
     sizes = {"0.5b": 1_518_000_000, "1.5b": 3_819_000_000, "7b": 15_530_000_000}
-    entries = [ModelEntry(name="nano", source="embedded", licence=_NANO_LICENCE)]
+    nano = ModelEntry(
+        name="nano", source="embedded", licence=_NANO_LICENCE, licence_label="Apache-2.0"
+    )
+    entries = [nano]
     for owner in ("apple", "KamilaMila"):
         entries += [
             ModelEntry(
                 name=f"{owner}/FastVLM-{size.upper()}",
                 source="hub",
                 licence=_APPLE_LICENCE,
+                licence_label=_APPLE_LABEL,
                 approximate_bytes=num_bytes,
                 aliases=(size,) if owner == "apple" else (),
             )
@@ -68,6 +75,7 @@ def _known_models() -> tuple[ModelEntry, ...]:
             name=f"llava-fastvithd_{size}_stage{stage}",
             source="archive",
             licence=_APPLE_LICENCE,
+            licence_label=_APPLE_LABEL,
             approximate_bytes=num_bytes,
         )
         for size, num_bytes in sizes.items()

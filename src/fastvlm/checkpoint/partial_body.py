@@ -137,13 +137,15 @@ class PartialBody:
         Returns:
             Bytes of the whole file as announced.
         """
-        total = announced_length(self.remote.path, response)
         validator = _validator(response)
         if response.status_code == 206:
-            self._check_continuation(response, validator)
-            total += self.size
-        elif self.size:
+            total = self._check_continuation(response, validator)
+        else:
             self.discard()  # the server does not resume, or has another version now
+            if self.remote.size is not None and "Content-Length" not in response.headers:
+                total = self.remote.size  # a chunked answer; what comes is counted
+            else:
+                total = announced_length(self.remote.path, response)
         if self.remote.size is not None and total != self.remote.size:
             raise DownloadError(
                 f"{self.remote.path}: the server announces {total} bytes, expected {self.remote.size}"
@@ -152,9 +154,10 @@ class PartialBody:
             self._write_journal(validator=validator, total=total)
         return total
 
-    def _check_continuation(self, response: httpx2.Response, validator: str | None) -> None:
+    def _check_continuation(self, response: httpx2.Response, validator: str | None) -> int:
+        """Bytes of the whole file, if this response goes on where the body on disk ends."""
         content_range = response.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", content_range)
         if match is None or int(match[1]) != self.size or not self.size:
             raise StaleError(
                 f"{self.remote.path}: asked for bytes from {self.size}, the server sent {content_range!r}"
@@ -164,6 +167,7 @@ class PartialBody:
             raise StaleError(
                 f"{self.remote.path}: the file changed on the server while it was fetched"
             )
+        return int(match[3])
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:

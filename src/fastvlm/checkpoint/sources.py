@@ -9,6 +9,7 @@ asked for.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,13 +127,25 @@ def _remote_file(
     path, size, large = item["rfilename"], item.get("size"), item.get("lfs")
     if is_model_file(path):
         safe_parts(path)
+    if large:
+        size, sha256 = large["size"], large["sha256"]
+    else:
+        sha256 = None
+    if size is not None and (type(size) is not int or size < 0):
+        raise TypeError(f"size {size!r} of {path!r}")
     return RemoteFile(
         path=path,
         url=f"{endpoint}/{entry.name}/resolve/{quote(revision, safe='')}/{quote(path)}",
-        size=large["size"] if large else size,
-        sha256=large["sha256"] if large else None,
-        git_sha1=item.get("blobId") if size is not None and not large else None,
+        size=size,
+        sha256=_hex(sha256, 64),
+        git_sha1=None if large or size is None else _hex(item.get("blobId"), 40),
     )
+
+
+def _hex(digest: object, length: int) -> str | None:
+    if digest is not None and not re.fullmatch(f"[0-9a-f]{{{length}}}", str(digest)):
+        raise TypeError(f"hash {digest!r}")
+    return None if digest is None else str(digest)
 
 
 def _hub_authorization() -> dict[str, str]:

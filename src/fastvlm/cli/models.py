@@ -41,7 +41,8 @@ def list_models() -> None:
         num_bytes = _folder_bytes(folder) if folder else entry.approximate_bytes
         size = f"{'' if folder else 'about '}{_readable(num_bytes)}" if num_bytes else ""
         name = f"{entry.name} ({', '.join(entry.aliases)})" if entry.aliases else entry.name
-        rows.append((name, size, entry.licence or "see its page", str(folder) if folder else "no"))
+        licence = entry.licence_label or entry.licence or "see its page"
+        rows.append((name, size, licence, str(folder) if folder else "no"))
     _print_table(("Name", "Size", "Licence", "On disk"), rows)
 
 
@@ -144,8 +145,8 @@ def _readable(num_bytes: int) -> str:
 
 def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for position, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=position == 0)
     for row in rows:
         table.add_row(*row)
     # Names and messages are data: square brackets in them are no markup.
