@@ -10,12 +10,14 @@ This is the one place that opens pickle files, by `torch.load(weights_only=True)
 from __future__ import annotations
 
 import pickle
+import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -59,6 +61,23 @@ from fastvlm.errors import CheckpointError
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes written and the bytes in all."""
+
+
+_UNPICKLING_ERRORS: Final = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What torch's unpickler raises on damaged files, found by flipping bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,11 +271,13 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
         CheckpointError: the file is damaged, or holds anything but tensors by name.
     """
     try:
-        data = torch.load(  # noqa: TID251 -- weights_only: no code of the file runs
-            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-        )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickle protocols; what cannot be read raises
+            data = torch.load(  # noqa: TID251 -- weights_only: no code of the file runs
+                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+            )
+    except _UNPICKLING_ERRORS as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{file} cannot be opened as weights only: {reason}") from error
     if not isinstance(data, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in data.items()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm.checkpoint.config_json import read_config
+from fastvlm.checkpoint.empty_model import empty_model
 from fastvlm.checkpoint.keymap import Layout, key_map
 from fastvlm.checkpoint.shards import (
     DTYPES,
@@ -129,8 +130,7 @@ def load_model(
     matched.report.raise_if_unexplained(full)
     with TensorReader(matched.stored) as reader:
         config, report = settle_tying(matched, config, reader)
-        with torch.device("meta"):
-            model = FastVLM(config)
+        model = empty_model(config)
         for key, name in matched.names.items():
             if key not in report.ignored_with_reason:
                 _place(model, name, cast(reader.read(key), dtype, key).to(device))
@@ -160,8 +160,7 @@ def match_tensors(
 ) -> Matched:
     """Find the place of every stored tensor in the network that `config` describes."""
     keys = key_map(layout, config)
-    with torch.device("meta"):
-        expected = FastVLM(config).state_dict()
+    expected = empty_model(config).state_dict()
     names: dict[str, str] = {}
     taken: set[str] = set()
     unexpected: list[str] = []
