@@ -9,7 +9,7 @@ from fastvlm.inputs import IGNORE_INDEX, IMAGE_TOKEN_ID
 from fastvlm.messages import Message, user_message
 from fastvlm.model.fastvlm import FastVLM
 from fastvlm.processing.chat_template import ImageSegment, render
-from fastvlm.train.answer_objective import Packer, block_mask
+from fastvlm.train.answer_objective import Packer, answer_weights, block_mask
 from fastvlm.train.nano_tokenizer import VOCAB_SIZE, train_nano_tokenizer
 
 RED = Question("colour", "What color is the circle?", "The circle is red.")
@@ -42,19 +42,20 @@ def test_packed_conversations_equal_separate_ones(tokenizer) -> None:
     dialogues = [[(RED,), (COUNT, WHERE)], [(COUNT,), (RED,), (RED, WHERE)]]
     batch = packer.pack(dialogues)
     features = torch.randn(2, 9, 192)
+    assert len(batch.picture_ids) > 2  # some conversations went into a second row
     with torch.inference_mode():
         packed = model(
             batch.input_ids,
-            features,
+            features[batch.picture_ids],
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
         )
-        for row, of_one in enumerate(dialogues):
-            for number, dialogue in enumerate(of_one, start=1):
+        for picture, of_one in enumerate(dialogues):
+            for dialogue, (row, block) in zip(of_one, batch.slots[picture], strict=True):
                 one = packer.render(dialogue)
                 ids = torch.tensor([[*one.prefix, *[IMAGE_TOKEN_ID] * 9, *one.ids]])
-                alone = model(ids, features[row : row + 1])[0, len(one.prefix) + 9 :]
-                inside = packed[row][batch.block_ids[row] == number]
+                alone = model(ids, features[picture : picture + 1])[0, len(one.prefix) + 9 :]
+                inside = packed[row][batch.block_ids[row] == block]
                 # float32; sums run in another order
                 assert torch.allclose(inside, alone, atol=2e-5)
 
@@ -93,3 +94,12 @@ def test_a_conversation_sees_the_prefix_and_itself_only() -> None:
         ]
     ).bool()
     assert torch.equal(block_mask(blocks)[0, 0], expected)
+
+
+def test_long_answers_weigh_less_by_the_exponent(tokenizer) -> None:
+    batch = Packer(tokenizer, 9).pack([[(COUNT,), (RED,)]])
+    row = batch.labels[0] != IGNORE_INDEX
+    for _, block in batch.slots[0]:
+        is_own = row & (batch.block_ids[0] == block)
+        assert torch.allclose(answer_weights(batch, 0.5)[0][is_own], is_own.sum() ** -0.5)
+        assert (answer_weights(batch, 0.0)[0][is_own] == 1).all()

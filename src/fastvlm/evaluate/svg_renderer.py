@@ -70,7 +70,13 @@ class SvgRenderer:
 
 def to_svg(scene: Scene, font_family: str = "sans-serif") -> str:
     """The scene as an SVG document 1000 units wide."""
-    parts = [f'<rect width="1000" height="1000" fill="{_css(scene.background_rgb)}"/>']
+    scene = scene.laid_out()
+    width, height = (1000 * fraction for fraction in scene.frame)
+    parts = [
+        '<rect width="1000" height="1000" fill="#000000"/>',
+        f'<rect x="{(1000 - width) / 2:.1f}" y="{(1000 - height) / 2:.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}" fill="{_css(scene.background_rgb)}"/>',
+    ]
     parts += [_thing(thing) for thing in scene.things]
     for bar in scene.bars:
         top = 1000 * (BAR_BASE - bar.height)

@@ -1,8 +1,9 @@
 """Training of the whole model: next-token loss on the answers of several conversations about each picture.
 
-The conversations about a picture share its prefix (system turn and image tokens), so they are packed into one
-sequence: a block mask lets each see the prefix and itself, and positions count on from the prefix in each.
-The numbers are those of separate sequences, and the encoder and the prefix are paid for once.
+The conversations about a picture share its prefix (system turn and image tokens), so they are packed behind it
+in one or two rows: a block mask lets each see the prefix and itself, and positions count on from the prefix in
+each. The numbers are those of separate sequences, and the encoder and most prefixes are paid for once. Rows
+are no longer than the longest conversation needs, because attention pays for their square.
 
     prefix   [x . . .]
     first    [x x . .]
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Final
 
@@ -43,8 +44,8 @@ from fastvlm.train.encoder_objective import (
 from fastvlm.train.recipe import Stage
 
 _HELD_OUT_SEED: Final = 2**40 + 1
-_BLOCK: Final = 64
-"""Sequences are padded to a multiple of this, so that few shapes of tensors occur."""
+_STEP: Final = 32
+"""Rows are padded to a multiple of this, so that few shapes of tensors occur."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,16 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedBatch:
-    """Conversations of several pictures, those of one picture in one row.
+    """Conversations about several pictures; each of the R rows holds some of those about one picture.
 
     Attributes:
-        input_ids: [B, T] with `IMAGE_TOKEN_ID` at image tokens.
-        labels: [B, T], the id that the position itself holds where the model learns it.
-        position_ids: [B, T].
-        attention_mask: [B, 1, T, T], True where a position may look.
-        block_ids: [B, T]; 0 prefix, 1 and up the conversations, -1 padding.
+        input_ids: [R, T] with `IMAGE_TOKEN_ID` at image tokens.
+        labels: [R, T], the id that the position itself holds where the model learns it.
+        position_ids: [R, T].
+        attention_mask: [R, 1, T, T], True where a position may look.
+        block_ids: [R, T]; 0 prefix, 1 and up the conversations of the row, -1 padding.
+        picture_ids: [R], the picture of each row.
+        slots: for each picture, row and block of its conversations in the order they were given.
     """
 
     input_ids: Tensor
@@ -73,16 +76,17 @@ class PackedBatch:
     position_ids: Tensor
     attention_mask: Tensor
     block_ids: Tensor
+    picture_ids: Tensor
+    slots: tuple[tuple[tuple[int, int], ...], ...]
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on another device."""
-        return PackedBatch(
-            self.input_ids.to(device),
-            self.labels.to(device),
-            self.position_ids.to(device),
-            self.attention_mask.to(device),
-            self.block_ids.to(device),
-        )
+        tensors = {
+            one.name: getattr(self, one.name).to(device)
+            for one in fields(self)
+            if one.name != "slots"
+        }
+        return replace(self, **tensors)
 
 
 class Packer:
@@ -111,11 +115,34 @@ class Packer:
         return Rendered(tuple(prefix), tuple(ids), tuple(labels))
 
     def pack(self, dialogues: Sequence[Sequence[Dialogue]]) -> PackedBatch:
-        """One row for each picture's conversations."""
-        rows = [[self.render(dialogue) for dialogue in of_one] for of_one in dialogues]
-        prefix = [*rows[0][0].prefix, *[IMAGE_TOKEN_ID] * self._num_image_tokens]
-        longest = len(prefix) + max(sum(len(one.ids) for one in row) for row in rows)
-        length = -(-longest // _BLOCK) * _BLOCK
+        """Lay out the conversations about each picture."""
+        rendered = [[self.render(dialogue) for dialogue in of_one] for of_one in dialogues]
+        prefix = [*rendered[0][0].prefix, *[IMAGE_TOKEN_ID] * self._num_image_tokens]
+        longest = max(len(one.ids) for of_one in rendered for one in of_one)
+        length = -(-(len(prefix) + longest) // _STEP) * _STEP
+        rows: list[list[Rendered]] = []
+        picture_ids: list[int] = []
+        slots: list[tuple[tuple[int, int], ...]] = []
+        for picture, of_one in enumerate(rendered):
+            bins = _fit([len(one.ids) for one in of_one], length - len(prefix))
+            places = {
+                index: (len(rows) + row, block)
+                for row, indices in enumerate(bins)
+                for block, index in enumerate(indices, start=1)
+            }
+            slots.append(tuple(places[index] for index in range(len(of_one))))
+            rows += [[of_one[index] for index in indices] for indices in bins]
+            picture_ids += [picture] * len(bins)
+        return self._lay_out(prefix, rows, length, torch.tensor(picture_ids), tuple(slots))
+
+    def _lay_out(
+        self,
+        prefix: list[int],
+        rows: list[list[Rendered]],
+        length: int,
+        picture_ids: Tensor,
+        slots: tuple[tuple[tuple[int, int], ...], ...],
+    ) -> PackedBatch:
         shape = (len(rows), length)
         input_ids = np.full(shape, self._tokenizer.endoftext_id, dtype=np.int64)
         labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
@@ -138,7 +165,24 @@ class Packer:
             torch.from_numpy(positions),
             block_mask(block_ids),
             block_ids,
+            picture_ids,
+            slots,
         )
+
+
+def _fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of what goes into each row: the longest first, each into the first row with room."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((i for i, left in enumerate(room) if left >= lengths[index]), None)
+        if row is None:
+            row = len(bins)
+            bins.append([])
+            room.append(capacity)
+        bins[row].append(index)
+        room[row] -= lengths[index]
+    return bins
 
 
 def block_mask(block_ids: Tensor) -> Tensor:
@@ -173,7 +217,7 @@ class AnswerObjective:
         is_frozen = stage.vision_rate_scale == 0
         with torch.set_grad_enabled(not is_frozen):
             features = self._model.vision_tower(pixel_values).flatten(2).mT  # [B, n, C]
-        loss = self._answer_loss(features, batch)
+        loss = self._answer_loss(features, batch, stage.length_exponent)
         if stage.cell_loss_weight and not is_frozen:
             targets = batch_targets(scenes, self._image_size // PATCH_STRIDE)
             targets = {name: value.to(self._device) for name, value in targets.items()}
@@ -191,7 +235,7 @@ class AnswerObjective:
             features = self._model.vision_tower(self._draw(scenes, fonts)).flatten(2).mT
             is_right = self._answers_are_right(features, batch)
             for of_one, row in zip(dialogues, is_right, strict=True):
-                for dialogue, one in zip(of_one, row, strict=False):
+                for dialogue, one in zip(of_one, row, strict=True):
                     right[dialogue[0].kind].append(one)
         return {kind: float(np.mean(values)) for kind, values in sorted(right.items())}
 
@@ -200,23 +244,27 @@ class AnswerObjective:
         return to_pixel_values(pixels).to(self._device)
 
     def _hidden(self, features: Tensor, batch: PackedBatch) -> Tensor:
-        """Hidden states from which the next id is read, [B, T, D]."""
+        """Hidden states from which the next id is read, [R, T, D]; features are [B, n, C]."""
         device_type = self._device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=device_type != "mps"):
             return self._model(
                 batch.input_ids,
-                self._model.projector(features),
+                self._model.projector(features)[batch.picture_ids],
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
             )
 
-    def _answer_loss(self, features: Tensor, batch: PackedBatch) -> Tensor:
+    def _answer_loss(self, features: Tensor, batch: PackedBatch, length_exponent: float) -> Tensor:
         hidden = self._hidden(features, batch)
         targets = batch.labels[:, 1:]
         is_learned = targets != IGNORE_INDEX
-        # lm_head only where something is learned: a third of the positions.
+        # lm_head only where something is learned: a quarter of the positions.
         logits = self._model.lm_head(hidden[:, :-1][is_learned].float())
-        return F.cross_entropy(logits, targets[is_learned])
+        if length_exponent == 0:
+            return F.cross_entropy(logits, targets[is_learned])
+        losses = F.cross_entropy(logits, targets[is_learned], reduction="none")
+        weights = answer_weights(batch, length_exponent)[:, 1:][is_learned]
+        return (losses * weights).sum() / weights.sum()
 
     def _answers_are_right(self, features: Tensor, batch: PackedBatch) -> list[list[bool]]:
         """For every conversation whether each answer token is the most likely one: greedy exact match."""
@@ -226,11 +274,20 @@ class AnswerObjective:
         # The line end after <|im_end|> is never generated.
         is_asked = (targets != IGNORE_INDEX) & (batch.input_ids[:, :-1] != self._im_end_id)
         is_wrong = is_asked & (guesses != targets)
-        num_blocks = [int(row.max()) for row in blocks]
         return [
-            [not bool(is_wrong[i][blocks[i] == number].any()) for number in range(1, count + 1)]
-            for i, count in enumerate(num_blocks)
+            [not bool(is_wrong[row][blocks[row] == block].any()) for row, block in of_one]
+            for of_one in batch.slots
         ]
+
+
+def answer_weights(batch: PackedBatch, length_exponent: float) -> Tensor:
+    """Weight of every position: n ** -length_exponent where a conversation has n learned tokens, [R, T]."""
+    is_learned = batch.labels != IGNORE_INDEX
+    block = batch.block_ids.clamp_min(0)
+    counts = torch.zeros(
+        len(block), int(block.max()) + 1, dtype=torch.long, device=block.device
+    ).scatter_add_(1, block, is_learned.long())
+    return counts.gather(1, block).clamp_min(1).float() ** -length_exponent
 
 
 def _one_of_each(rng: np.random.Generator, scene: Scene) -> list[Dialogue]:

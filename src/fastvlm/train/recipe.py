@@ -35,6 +35,13 @@ class Stage:
     """Tiles in colours, or black on white."""
     dialogues_per_picture: int = 6
     """Conversations about each picture; the encoder runs once for all of them."""
+    overview_rate: float = 0.7
+    """How often a caption is among them, and as often the list of all places."""
+    is_focused: bool = False
+    """Ask more often what takes longest to learn."""
+    length_exponent: float = 0.0
+    """Every token of an answer of n tokens counts n to the power of minus this: 0 all tokens alike, so that
+    captions rule; 1 all answers alike."""
     mix: SceneMix = field(default_factory=SceneMix)
     """How often each kind of picture is drawn."""
 
@@ -102,11 +109,25 @@ _NANO: Final = Recipe(
         Stage(
             name="C2 whole model",
             objective="answers",
-            num_samples=400_000,
+            num_samples=20_736,
             batch_size=32,
             learning_rate=1.5e-3,
             vision_rate_scale=0.6,
+            decay_fraction=0.0,
             cell_loss_weight=0.1,
+        ),
+        Stage(
+            name="C3 questions",
+            objective="answers",
+            num_samples=240_000,
+            batch_size=32,
+            learning_rate=1.5e-3,
+            vision_rate_scale=0.4,
+            cell_loss_weight=0.1,
+            overview_rate=0.35,
+            is_focused=True,
+            length_exponent=0.6,
+            mix=SceneMix(things=0.70, text=0.14, bars=0.07, clutter=0.09, framed=0.12),
         ),
     ),
 )

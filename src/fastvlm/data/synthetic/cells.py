@@ -57,6 +57,7 @@ class CellTargets:
 
 def cell_targets(scene: Scene, grid: int) -> CellTargets:
     """The classes of a scene whose picture has `grid` x `grid` image tokens."""
+    scene = scene.laid_out()
     objects = np.zeros(grid * grid, dtype=np.int64)
     colours = np.full(grid * grid, UNKNOWN, dtype=np.int64)
     if scene.kind == "clutter":

@@ -33,12 +33,23 @@ def _draw(
     generators: tuple[Callable[[np.random.Generator, int], Picture], ...],
 ) -> Picture:
     pixels = generators[int(rng.integers(len(generators)))](rng, size)
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
+        pixels = _with_bars(rng, pixels)
+    elif rng.random() < 0.3:
         blurred = Image.fromarray(pixels).filter(
             ImageFilter.GaussianBlur(float(rng.uniform(0.5, 2)))
         )
         pixels = np.asarray(blurred)
     return pixels
+
+
+def _with_bars(rng: np.random.Generator, pixels: Picture) -> Picture:
+    """Black above and below or on both sides, as image mode `pad` leaves around what is not square."""
+    bar = int(len(pixels) * rng.uniform(0.05, 0.25))
+    barred = pixels.copy()
+    view = barred if rng.random() < 0.5 else barred.transpose(1, 0, 2)
+    view[:bar] = view[len(view) - bar :] = 0
+    return barred
 
 
 def _palette(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -150,6 +161,96 @@ def _crowd(rng: np.random.Generator, size: int) -> Picture:
     return np.asarray(canvas)
 
 
+def _page(rng: np.random.Generator, size: int) -> Picture:
+    """Lines of small marks, as on a printed page, a letter or a screen."""
+    is_dark = rng.random() < 0.25
+    paper, ink = (int(rng.integers(215, 256)), int(rng.integers(0, 90)))
+    if is_dark:
+        paper, ink = ink // 2, paper
+    canvas = Image.new("RGB", (size, size), (paper, paper, paper))
+    pen = ImageDraw.Draw(canvas)
+    height = size * rng.uniform(0.025, 0.11)
+    pitch = height * rng.uniform(1.4, 2.2)
+    y = size * rng.uniform(0.02, 0.3)
+    while y < size * rng.uniform(0.6, 1.0):
+        x = size * rng.uniform(0.02, 0.1)
+        end = size * rng.uniform(0.4, 0.98)
+        while x < end:
+            for _ in range(int(rng.integers(2, 9))):
+                _mark(pen, rng, x, y, height, (ink, ink, ink))
+                x += height * rng.uniform(0.45, 0.75)
+            x += height * 0.6
+        y += pitch
+    return np.asarray(canvas)
+
+
+def _mark(
+    pen: ImageDraw.ImageDraw,
+    rng: np.random.Generator,
+    x: float,
+    y: float,
+    height: float,
+    ink: tuple[int, int, int],
+) -> None:
+    """Something like a letter, which it is not: two or three short strokes."""
+    wide = max(1, round(height * 0.13))
+    for _ in range(int(rng.integers(2, 4))):
+        ends = rng.uniform(0, 1, size=4)
+        pen.line(
+            [
+                (x + ends[0] * height * 0.5, y + ends[1] * height),
+                (x + ends[2] * height * 0.5, y + ends[3] * height),
+            ],
+            fill=ink,
+            width=wide,
+        )
+
+
+def _subject(rng: np.random.Generator, size: int) -> Picture:
+    """Something round and shaded before an even ground: a hand, a cup, a face from afar."""
+    ground, body = _palette(rng, 1)[0], _palette(rng, 1)[0]
+    mask = Image.new("L", (size, size))
+    pen = ImageDraw.Draw(mask)
+    x, y = rng.uniform(0.3, 0.7, size=2) * size
+    for _ in range(int(rng.integers(3, 9))):
+        rx, ry = rng.uniform(0.06, 0.3, size=2) * size
+        pen.ellipse([x - rx, y - ry, x + rx, y + ry], fill=255)
+        x += rng.uniform(-0.22, 0.22) * size
+        y += rng.uniform(-0.22, 0.22) * size
+    soft = mask.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 2))))
+    thick = mask.filter(ImageFilter.GaussianBlur(size * 0.08))
+    shape = np.asarray(soft, dtype=np.float64)[..., None] / 255
+    depth = np.asarray(thick, dtype=np.float64)[..., None] / 255
+    shaded = body * (0.45 + 0.75 * depth) + _power_noise(rng, size, 1.3, 1) * rng.uniform(6, 25)
+    around = ground + _power_noise(rng, size, 1.8, 1) * rng.uniform(2, 20)
+    grain = rng.normal(0, rng.uniform(0, 6), size=(size, size, 3))
+    return _to_picture(around * (1 - shape) + shaded * shape + grain)
+
+
+def _sign(rng: np.random.Generator, size: int) -> Picture:
+    """A board with marks or bands before something rough."""
+    field = _soft_noise(rng, size) if rng.random() < 0.6 else _horizon(rng, size)
+    canvas = Image.fromarray(field)
+    pen = ImageDraw.Draw(canvas)
+    left, top = rng.uniform(0.02, 0.3, size=2) * size
+    right, bottom = rng.uniform(0.7, 0.98, size=2) * size
+    tones = [tuple(int(value) for value in rng.integers(0, 256, size=3)) for _ in range(3)]
+    pen.rounded_rectangle([left, top, right, bottom], radius=size * 0.04, fill=tones[0])
+    pen.rounded_rectangle(
+        [left + 3, top + 3, right - 3, bottom - 3], radius=size * 0.03, outline=tones[1], width=2
+    )
+    height = (bottom - top) * rng.uniform(0.1, 0.3)
+    ink = (int(tones[1][0]), int(tones[1][1]), int(tones[1][2]))
+    for line in range(int(rng.integers(1, 4))):
+        y = top + (bottom - top) * 0.12 + line * height * 1.4
+        x = left + (right - left) * 0.1
+        while x < right - height and y < bottom - height:
+            _mark(pen, rng, x, y, height, ink)
+            x += height * 0.7
+    light = _power_noise(rng, size, 1.6, 1) * rng.uniform(3, 20)
+    return _to_picture(np.asarray(canvas, dtype=np.float64) + light)
+
+
 def _mosaic(rng: np.random.Generator, size: int) -> Picture:
     """Cells around random points (Voronoi), shaded."""
     count = int(rng.integers(25, 120))
@@ -184,5 +285,9 @@ TRAINING_GENERATORS: Final = (
     _scribble,
     _texture,
     _crowd,
+    _page,
+    _subject,
+    _subject,
+    _sign,
 )
 HELD_OUT_GENERATORS: Final = (_mosaic, _plasma)

@@ -33,6 +33,7 @@ def draw_scene(scene: Scene, size: int, fonts: Sequence[str]) -> NDArray[np.uint
     """
     if scene.kind == "clutter":
         return draw_clutter(np.random.default_rng(scene.seed), size)
+    scene = scene.laid_out()
     canvas = Image.new("RGB", (size, size), scene.background_rgb)
     for thing in scene.things:
         _paste_thing(canvas, thing)
@@ -41,7 +42,18 @@ def draw_scene(scene: Scene, size: int, fonts: Sequence[str]) -> NDArray[np.uint
     if scene.writing is not None:
         _draw_writing(canvas, scene.writing, fonts)
     pixels = np.asarray(canvas)
-    return _shade(pixels, np.random.default_rng(scene.seed)) if scene.seed else pixels
+    if scene.seed:
+        pixels = _shade(pixels, np.random.default_rng(scene.seed))
+    return _framed(pixels, scene.frame) if scene.frame != (1.0, 1.0) else pixels
+
+
+def _framed(pixels: NDArray[np.uint8], frame: tuple[float, float]) -> NDArray[np.uint8]:
+    """Black outside of the frame."""
+    framed = np.zeros_like(pixels)
+    edge_x, edge_y = (round((1 - fraction) / 2 * len(pixels)) for fraction in frame)
+    inside = np.s_[edge_y : len(pixels) - edge_y, edge_x : len(pixels) - edge_x]
+    framed[inside] = pixels[inside]
+    return framed
 
 
 def _line_colour(scene: Scene) -> tuple[int, int, int]:

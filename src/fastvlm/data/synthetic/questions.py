@@ -92,12 +92,29 @@ def kinds_of(scene: Scene) -> tuple[str, ...]:
     )
 
 
-def sample_dialogues(rng: np.random.Generator, scene: Scene, count: int) -> list[Dialogue]:
-    """What training asks about one picture: a caption, and `count` - 1 short conversations."""
+def sample_dialogues(
+    rng: np.random.Generator,
+    scene: Scene,
+    count: int,
+    *,
+    overview_rate: float = 0.7,
+    is_focused: bool = False,
+) -> list[Dialogue]:
+    """What training asks about one picture.
+
+    Args:
+        rng: chooses.
+        scene: what the picture shows.
+        count: conversations in all.
+        overview_rate: how often a caption, and as often the list of all places, is among them.
+        is_focused: ask more often what takes longest to learn; otherwise all kinds alike.
+    """
     overviews = ("caption", "grid") if scene.kind == "things" else ("caption",)
-    asked = [ask(rng, kind, scene) for kind in overviews if rng.random() < 0.7]
+    asked = [ask(rng, kind, scene) for kind in overviews if rng.random() < overview_rate]
     dialogues: list[Dialogue] = [(question,) for question in asked if question is not None]
     kinds = [*kinds_of(scene)]
+    if is_focused:
+        kinds = [kind for kind in kinds for _ in range(_FOCUS.get(kind, 2))]
     while len(dialogues) < count:
         draw = rng.random()
         if draw < 0.05:
@@ -112,6 +129,22 @@ def sample_dialogues(rng: np.random.Generator, scene: Scene, count: int) -> list
         follow_up = _follow_up(rng, scene, question) if rng.random() < 0.15 else None
         dialogues.append((question,) if follow_up is None else (question, follow_up))
     return dialogues
+
+
+# Looking one thing up among several takes far longer to learn than what holds for the whole picture.
+_FOCUS: Final = {
+    "background": 1,
+    "count": 1,
+    "count_many": 1,
+    "count_by": 4,
+    "colour": 4,
+    "shape": 3,
+    "exists": 5,
+    "where": 4,
+    "num_bars": 1,
+    "text": 4,
+    "text_colour": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)

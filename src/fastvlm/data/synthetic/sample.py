@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class SceneMix:
     text: float = 0.16
     bars: float = 0.12
     clutter: float = 0.10
+    framed: float = 0.0
+    """Share of the pictures of things and of characters that are not square."""
 
 
 def sample_scene(rng: np.random.Generator, mix: SceneMix, *, num_fonts: int) -> Scene:
@@ -41,7 +43,16 @@ def sample_scene(rng: np.random.Generator, mix: SceneMix, *, num_fonts: int) -> 
     weights = np.array([mix.things, mix.text, mix.bars, mix.clutter])
     pick = int(rng.choice(4, p=weights / weights.sum()))
     kind: SceneKind = ("things", "text", "bars", "clutter")[pick]
-    return sample_kind(rng, kind, num_fonts=num_fonts)
+    scene = sample_kind(rng, kind, num_fonts=num_fonts)
+    if kind in ("things", "text") and mix.framed and rng.random() < mix.framed:
+        return replace(scene, frame=sample_frame(rng))
+    return scene
+
+
+def sample_frame(rng: np.random.Generator) -> tuple[float, float]:
+    """Width and height of a picture that is up to twice as long as wide, or the other way round."""
+    short = float(rng.uniform(0.5, 0.95))
+    return (1.0, short) if rng.random() < 0.7 else (short, 1.0)
 
 
 def sample_kind(rng: np.random.Generator, kind: SceneKind, *, num_fonts: int) -> Scene:

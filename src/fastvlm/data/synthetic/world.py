@@ -7,7 +7,7 @@ can be drawn at any size and by any renderer.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -124,6 +124,34 @@ class Scene:
     bars: tuple[Bar, ...] = ()
     seed: int = 0
     """Decides shading and noise, and in clutter everything."""
+    frame: tuple[float, float] = (1.0, 1.0)
+    """Width and height of the picture in the square; the rest is black, as image mode `pad` leaves it.
+    Only pictures of things and of characters have one."""
+
+    def laid_out(self) -> Scene:
+        """The scene with coordinates of the square instead of coordinates of the framed picture."""
+        if self.frame == (1.0, 1.0):
+            return self
+        width, height = self.frame
+        scale = min(width, height)
+        things = tuple(
+            replace(
+                thing,
+                x=0.5 + (thing.x - 0.5) * width,
+                y=0.5 + (thing.y - 0.5) * height,
+                size=thing.size * scale,
+            )
+            for thing in self.things
+        )
+        writing = self.writing
+        if writing is not None:
+            writing = replace(
+                writing,
+                x=0.5 + (writing.x - 0.5) * width,
+                y=0.5 + (writing.y - 0.5) * height,
+                size=writing.size * scale,
+            )
+        return replace(self, things=things, writing=writing)
 
 
 BAR_BASE: Final = 0.92
