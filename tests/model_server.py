@@ -112,9 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         stored = server.files[path]
         etag = f'"{hashlib.md5(stored).hexdigest()}"'
         content = behaviour.wrong_body if behaviour.wrong_body is not None else stored
-        headers = {"Connection": "close", **behaviour.headers}
+        headers = {"Connection": "close"}
         if server.sends_etags:
-            headers.setdefault("ETag", etag)
+            headers["ETag"] = etag
         start, status = 0, 200
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         is_same = self.headers.get("If-Range", etag) == etag
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = content[start:]
         if behaviour.announces_length:
             headers["Content-Length"] = str(max(0, len(content) + behaviour.announce_extra))
-        self._answer(status, headers)
+        self._answer(status, {**headers, **behaviour.headers})
         self.close_connection = True
         if behaviour.wait_for is not None:
             half = len(content) // 2
@@ -190,7 +190,7 @@ def tiny_checkpoint(seed: int = 0) -> dict[str, bytes]:
 def zip_of(files: dict[str, bytes], *, folder: str = "llava-fastvithd_0.5b_stage3/") -> bytes:
     """A zip file as Apple makes them: one folder, and what the Finder adds."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         if folder:
             archive.mkdir(folder)
         for name, content in files.items():

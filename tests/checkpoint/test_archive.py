@@ -68,7 +68,7 @@ def test_model_files_come_out_and_the_rest_is_named(tmp_path: Path) -> None:
         "trailing ",
         "new\nline.json",
         "escape\x1b[2J.json",
-        "nul\0byte.json",
+        "zero\0byte.json",
         "",
     ],
 )

@@ -66,6 +66,8 @@ def test_cut_connections_are_resumed_where_they_broke(server: ModelServer, fetch
 
     assert fetch.destination.read_bytes() == CONTENT
     assert fetch.ranges == [None, "bytes=100000-", "bytes=150000-"]
+    etag = f'"{hashlib.md5(CONTENT).hexdigest()}"'
+    assert [h.get("if-range") for h in server.asked_for(PATH)] == [None, etag, etag]
 
 
 def test_a_later_call_resumes_what_an_earlier_one_left(server: ModelServer, fetch: Fetch) -> None:
@@ -86,6 +88,15 @@ def test_a_finished_file_is_not_fetched_again(server: ModelServer, fetch: Fetch)
 
     assert fetch(size=len(CONTENT), sha256=SHA256) == first
     assert len(server.requests) == num_requests
+
+
+def test_a_finished_file_that_shrank_is_fetched_again(server: ModelServer, fetch: Fetch) -> None:
+    fetch(size=len(CONTENT), sha256=SHA256)
+    fetch.destination.write_bytes(CONTENT[:-1])
+
+    fetch(size=len(CONTENT), sha256=SHA256)
+
+    assert fetch.destination.read_bytes() == CONTENT
 
 
 def test_another_version_replaces_a_finished_file(server: ModelServer, fetch: Fetch) -> None:
@@ -140,9 +151,23 @@ def test_server_that_ignores_if_range_is_found_out_by_its_etag(
     assert fetch.destination.read_bytes() == OTHER
 
 
-def test_nothing_is_resumed_without_etag_or_hash(server: ModelServer, fetch: Fetch) -> None:
+def test_another_range_than_asked_for_is_not_appended(server: ModelServer, fetch: Fetch) -> None:
+    shifted = {"Content-Range": "bytes 100001-299999/300000"}
+    server.script[PATH] = [Behaviour(cut_after=100_000), Behaviour(headers=shifted)]
+
+    fetch(size=len(CONTENT))
+
+    assert fetch.destination.read_bytes() == CONTENT
+    assert fetch.ranges == [None, "bytes=100000-", None]
+
+
+@pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"weak"'}])
+def test_nothing_is_resumed_without_strong_etag_or_hash(
+    server: ModelServer, fetch: Fetch, headers: dict[str, str]
+) -> None:
     server.sends_etags = False
-    server.script[PATH] = [Behaviour(cut_after=100_000), *[Behaviour(status=503)] * 3]
+    server.script[PATH] = [Behaviour(cut_after=100_000, headers=headers)]
+    server.script[PATH] += [Behaviour(status=503)] * 3
     with pytest.raises(DownloadError, match="503"):
         fetch()
 
