@@ -264,7 +264,7 @@ class Engine:
             prompt,
             fitted,
             StreamDecoder(self.processor.tokenizer, options.stop),
-            self._eos_token_ids,
+            frozenset() if options.ignore_eos else self._eos_token_ids,
         )
 
 

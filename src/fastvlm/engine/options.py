@@ -29,6 +29,8 @@ class GenerationOptions:
     """Makes sampling repeatable."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer; they are not part of it."""
+    ignore_eos: bool = False
+    """Go on after the model has ended its answer, up to max_new_tokens; for measuring speed."""
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
@@ -52,6 +54,7 @@ class OptionKeywords(TypedDict, total=False):
     num_beams: int
     seed: int | None
     stop: tuple[str, ...] | list[str] | str
+    ignore_eos: bool
 
 
 def options_from(keywords: Mapping[str, Any], base: GenerationOptions) -> GenerationOptions:
