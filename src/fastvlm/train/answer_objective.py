@@ -292,5 +292,7 @@ def answer_weights(batch: PackedBatch, length_exponent: float) -> Tensor:
 
 def _one_of_each(rng: np.random.Generator, scene: Scene) -> list[Dialogue]:
     kinds = [*kinds_of(scene), "caption"]
+    if scene.kind == "things":
+        kinds += ["lookup", "check", "tally", "absent"]
     asked = [ask(rng, kind, scene) for kind in kinds]
     return [(question,) for question in asked if question is not None]

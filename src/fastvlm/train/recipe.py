@@ -37,6 +37,8 @@ class Stage:
     """Conversations about each picture; the encoder runs once for all of them."""
     overview_rate: float = 0.7
     """How often a caption is among them, and as often the list of all places."""
+    drill_rate: float = 0.0
+    """How often each list of small questions is among them."""
     is_focused: bool = False
     """Ask more often what takes longest to learn."""
     length_exponent: float = 0.0
@@ -124,7 +126,8 @@ _NANO: Final = Recipe(
             learning_rate=1.5e-3,
             vision_rate_scale=0.4,
             cell_loss_weight=0.1,
-            overview_rate=0.35,
+            overview_rate=0.25,
+            drill_rate=0.4,
             is_focused=True,
             length_exponent=0.6,
             mix=SceneMix(things=0.70, text=0.14, bars=0.07, clutter=0.09, framed=0.12),

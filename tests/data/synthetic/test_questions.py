@@ -143,3 +143,22 @@ def test_ambiguous_characters_are_only_asked_for_by_name() -> None:
         assert asked is not None
         if any(character in "0O1I" for character in scene.writing.text):
             assert "letter" in asked.question or "number" in asked.question
+
+
+def test_lists_of_small_questions_are_true() -> None:
+    looked_up = {asked for seed in range(50) if (asked := drill("lookup", seed))}
+    assert "Tell me color and place of: circle. -> circle: red top left." in looked_up
+    assert any("orange: star middle" in one for one in looked_up)
+    assert not any(" star: " in one for one in looked_up)  # two stars: no single answer
+    checked = " ".join(drill("check", seed) for seed in range(50))
+    assert "red circle: yes" in checked
+    assert "heart: no" in checked
+    assert "red circle: no" not in checked
+    tallied = " ".join(drill("tally", seed) for seed in range(50))
+    assert "stars: 2" in tallied
+    assert "stars: 1" not in tallied
+
+
+def drill(kind: str, seed: int) -> str:
+    asked = ask(np.random.default_rng(seed), kind, SCENE)
+    return "" if asked is None else f"{asked.question} -> {asked.answer}"

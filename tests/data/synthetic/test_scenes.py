@@ -1,6 +1,7 @@
 """Scenes follow from a seed and keep the promises that questions rely on."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fastvlm.data.synthetic.sample import (
     SceneMix,
     colour_value,
     sample_bars,
+    sample_frame,
     sample_kind,
     sample_scene,
     sample_text,
@@ -128,3 +130,20 @@ def test_places_are_read_row_by_row() -> None:
     assert thing(0.5, 0.5).place == "middle"
     assert thing(0.5, 0.99).place == "bottom"
     assert thing(1.0, 1.0).place == "bottom right"
+
+
+@settings(deadline=None, max_examples=50)
+@given(seeds)
+def test_a_framed_picture_is_black_outside_and_keeps_its_places(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scene = sample_things(rng)
+    framed = replace(scene, frame=sample_frame(rng), seed=0)
+    width, height = framed.frame
+    assert [thing.place for thing in framed.things] == [thing.place for thing in scene.things]
+    pixels = draw_scene(framed, 100, FONTS)
+    edge_x, edge_y = round((1 - width) * 50), round((1 - height) * 50)
+    assert not pixels[:edge_y].any()
+    assert not pixels[:, :edge_x].any()
+    for thing in framed.laid_out().things:
+        assert abs(thing.x - 0.5) <= width / 2
+        assert abs(thing.y - 0.5) <= height / 2

@@ -98,6 +98,7 @@ def sample_dialogues(
     count: int,
     *,
     overview_rate: float = 0.7,
+    drill_rate: float = 0.0,
     is_focused: bool = False,
 ) -> list[Dialogue]:
     """What training asks about one picture.
@@ -107,10 +108,13 @@ def sample_dialogues(
         scene: what the picture shows.
         count: conversations in all.
         overview_rate: how often a caption, and as often the list of all places, is among them.
+        drill_rate: how often each list of `_DRILLS` is among them.
         is_focused: ask more often what takes longest to learn; otherwise all kinds alike.
     """
     overviews = ("caption", "grid") if scene.kind == "things" else ("caption",)
     asked = [ask(rng, kind, scene) for kind in overviews if rng.random() < overview_rate]
+    if drill_rate and scene.kind == "things":
+        asked += [ask(rng, kind, scene) for kind in _DRILLS if rng.random() < drill_rate]
     dialogues: list[Dialogue] = [(question,) for question in asked if question is not None]
     kinds = [*kinds_of(scene)]
     if is_focused:
@@ -500,6 +504,59 @@ _OUTSIDE: Final = (
 )
 
 
+# Several small questions at once. One answer teaches as much as five, and what is learned here carries over:
+# asked one by one, looking things up stayed at chance for long.
+_DRILLS: Final = ("lookup", "check", "tally")
+_DRILL_LENGTH: Final = 5
+
+
+def _ask_lookup(rng: np.random.Generator, scene: Scene) -> _Asked | None:
+    """Colour and place of named shapes, or shape and place of colours."""
+    by_shape = rng.random() < 0.65
+    names = [thing.shape if by_shape else thing.colour for thing in scene.things]
+    indices = [int(i) for i in rng.permutation(_unique(names))[:_DRILL_LENGTH]]
+    if not indices:
+        return None
+    what = "color" if by_shape else "shape"
+    question = f"Tell me {what} and place of: {', '.join(names[i] for i in indices)}."
+    things = {names[i]: scene.things[i] for i in indices}
+    answers = {
+        name: f"{thing.colour if by_shape else thing.shape} {thing.place}"
+        for name, thing in things.items()
+    }
+    return _Asked(question, _as_list(answers))
+
+
+def _ask_check(rng: np.random.Generator, scene: Scene) -> _Asked:
+    """Which of several things are there: about half of them."""
+    asked = [_ask_exists(rng, scene) for _ in range(_DRILL_LENGTH)]
+    answers = {_noun_of(one.sentence): "no" if one.short == "No" else "yes" for one in asked}
+    question = f"Which of these do you see: {', '.join(answers)}?"
+    return _Asked(question, _as_list(answers))
+
+
+def _as_list(answers: dict[str, str]) -> str:
+    return "; ".join(f"{noun}: {answer}" for noun, answer in answers.items()) + "."
+
+
+def _noun_of(sentence: str) -> str:
+    """What a sentence of `_ask_exists` is about."""
+    words = sentence.removesuffix(".").split(" ")
+    return " ".join(words[4:])
+
+
+def _ask_tally(rng: np.random.Generator, scene: Scene) -> _Asked:
+    """How many there are of several kinds."""
+    asked = [_ask_count_by(rng, scene) for _ in range(_DRILL_LENGTH)]
+    answers = {_counted_noun(one.sentence): one.short or "" for one in asked}
+    return _Asked(f"Count each of these: {', '.join(answers)}.", _as_list(answers))
+
+
+def _counted_noun(sentence: str) -> str:
+    """What a sentence of `_ask_count_by` is about."""
+    return " ".join(sentence.removesuffix(".").split(" ")[3:])
+
+
 def _ask_unknown(rng: np.random.Generator, scene: Scene) -> _Asked:
     del scene  # the answer is the same for every picture
     return _Asked(_pick(rng, _OUTSIDE), NOT_SURE, NOT_SURE)
@@ -569,6 +626,9 @@ _ASKERS: Final[dict[str, Callable[[np.random.Generator, Scene], _Asked | None]]]
     "num_bars": _ask_num_bars,
     "caption": _ask_caption,
     "grid": _ask_grid,
+    "lookup": _ask_lookup,
+    "check": _ask_check,
+    "tally": _ask_tally,
     "unknown": _ask_unknown,
     "decline": _ask_decline,
 }
