@@ -211,7 +211,17 @@ class AnswerObjective:
     def loss(self, rng: np.random.Generator, stage: Stage, batch_size: int) -> Tensor:
         fonts = training_fonts()
         scenes = [sample_scene(rng, stage.mix, num_fonts=len(fonts)) for _ in range(batch_size)]
-        dialogues = [sample_dialogues(rng, scene, stage.dialogues_per_picture) for scene in scenes]
+        dialogues = [
+            sample_dialogues(
+                rng,
+                scene,
+                stage.dialogues_per_picture,
+                overview_rate=stage.overview_rate,
+                drill_rate=stage.drill_rate,
+                is_focused=stage.is_focused,
+            )
+            for scene in scenes
+        ]
         pixel_values = self._draw(scenes, fonts)
         batch = self._packer.pack(dialogues).to(self._device)
         is_frozen = stage.vision_rate_scale == 0
