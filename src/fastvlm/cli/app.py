@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
+from fastvlm.cli import bench, models
 from fastvlm.cli import eval as evaluation
-from fastvlm.cli import models
 from fastvlm.cli.chat import chat
 from fastvlm.cli.predict import predict
 from fastvlm.cli.train import train
@@ -34,6 +34,7 @@ app.command()(predict)
 app.command()(chat)
 app.command()(train)
 app.add_typer(evaluation.app, name="eval")
+app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 
 

@@ -1,0 +1,1 @@
+"""How fast, how large: FastVLM measured beside what people run today."""
