@@ -130,7 +130,7 @@ def test_a_single_word_is_given_when_asked_for(kind) -> None:
         for name in kinds_of(scene):
             short = ask(rng, name, scene, is_short=True)
             if short is not None:
-                assert short.question.endswith(SHORT_SUFFIXES)
+                assert short.question.endswith((*SHORT_SUFFIXES, "in the image."))
                 assert short.answer.lower() in PLACES or " " not in short.answer
 
 

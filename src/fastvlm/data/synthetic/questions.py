@@ -369,7 +369,10 @@ def _ask_text(rng: np.random.Generator, scene: Scene) -> _Asked | None:
             "Read the text.",
             "What do you read?",
         ]
+        options.append("What is written in this image? Output only the text in the image.")
     question = _pick(rng, options)
+    if question.endswith("in the image."):
+        return _Asked(question, text)
     if question in options[:4]:
         return _Asked(question, f"The {noun} {verb} {text}.", text)
     return _Asked(question, f"It says {text}.", text)
@@ -437,6 +440,12 @@ _CAPTION_PROMPTS: Final = (
     "Describe this image.",
     "Describe the image in one sentence.",
     "What does the picture show?",
+    "Describe this picture.",
+    "Describe what you see.",
+    "What can you see in the image?",
+    "What is shown here?",
+    "Caption this image.",
+    "Describe the image in English. Output should be brief, about 15 words or less.",
 )
 
 
@@ -501,6 +510,12 @@ _OUTSIDE: Final = (
     "What is the dog doing?",
     "What is the price?",
     "Why is the sky blue?",
+    "What is this person's facial expression? Output only one or two words.",
+    "Is this a photo?",
+    "What room is this?",
+    "Where is the cat?",
+    "What is the capital of France?",
+    "Write a poem.",
 )
 
 
