@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ def load_engine(arguments: dict[str, Any], *, is_quiet: bool) -> Engine:
     """Load the model that a command's arguments describe, with a spinner if stderr is a terminal."""
     if arguments["load_8bit"] and arguments["load_4bit"]:
         raise ConfigError("--load-8bit and --load-4bit exclude each other; give one of them")
+    if is_quiet:
+        logging.getLogger("fastvlm").setLevel(logging.ERROR)
     is_quantized = arguments["load_8bit"] or arguments["load_4bit"]
     if is_quantized and not is_quiet:
         note(

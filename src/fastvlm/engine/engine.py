@@ -127,11 +127,8 @@ class Engine:
         processor = Processor.from_folder(
             tokenizer_path or base or folder, config, limits=limits, conv_mode=conv_mode
         )
-        if image_mode == "native":
-            logger.warning(
-                "image mode 'native' keeps the aspect ratio; released weights were trained on squares, "
-                "so answers may be worse"
-            )
+        if (caveat := processor.image_processor.caveat) is not None:
+            logger.warning("%s", caveat)
         return cls(network, processor, name=str(name_or_path))
 
     @property
