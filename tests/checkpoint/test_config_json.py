@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastvlm.checkpoint.config_json import parse_config, read_config, write_config
@@ -283,6 +283,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     key=st.sampled_from([*sorted(PUBLISHED), "vision_config", "rope_parameters"]), value=JSON_VALUES
 )

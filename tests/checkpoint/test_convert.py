@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import pickle
 import shutil
@@ -222,6 +224,30 @@ def test_a_damaged_pickle_is_a_clear_error(tmp_path: Path, content: bytes) -> No
     (tmp_path / "a/pytorch_model.bin").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"pytorch_model.bin|does not fit its config.json"):
         convert_checkpoint(tmp_path / "a", tmp_path / "b", layout="apple")
+
+
+@pytest.fixture(scope="module")
+def pickled_projector() -> bytes:
+    buffer = io.BytesIO()
+    tensors = {"mm_projector.0.weight": torch.ones(4, 3), "mm_projector.0.bias": torch.ones(4)}
+    torch.save(tensors, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+@settings(max_examples=60, deadline=None)
+@given(flips=st.dictionaries(st.integers(0, 800), st.integers(0, 255), min_size=1, max_size=5))
+def test_flipped_bytes_never_end_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, pickled_projector: bytes, flips: dict[int, int]
+) -> None:
+    content = bytearray(pickled_projector)
+    for position, value in flips.items():
+        content[position % len(content)] = value
+    folder = tmp_path_factory.mktemp("flipped")
+    (folder / "src").mkdir()
+    (folder / "src/mm_projector.bin").write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        convert_checkpoint(folder / "src", folder / "dst", layout="apple")
+        assert load_file(folder / "dst/mm_projector.safetensors")
 
 
 def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:

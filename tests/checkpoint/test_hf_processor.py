@@ -63,6 +63,24 @@ def test_a_full_vocabulary_is_refused(tmp_path: Path, small_tokenizer: Tokenizer
         reserve_image_token(tmp_path, size)
 
 
+@pytest.mark.parametrize(("num_added", "expected"), [(3, 151_646), (22, 151_665)])
+def test_the_published_vocabularies_have_a_free_row(
+    tmp_path: Path, num_added: int, expected: int
+) -> None:
+    """Qwen2 adds three tokens to its vocabulary, Qwen2.5 twenty-two: 151646 is only free in the first."""
+    vocab = {f"word{i}": i for i in range(151_643)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), "utf-8")
+    added = {f"<|{i}|>": 151_643 + i for i in range(num_added)}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added), "utf-8")
+    assert reserve_image_token(tmp_path, 151_936) == expected
+
+
+def test_an_image_token_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text('{"a": 0, "<image>": 9}', "utf-8")
+    with pytest.raises(CheckpointError, match=r"<image> is token 9 but the embedding has 5 rows"):
+        reserve_image_token(tmp_path, 5)
+
+
 def test_a_gap_between_tokens_is_free(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}', "utf-8")
     (tmp_path / "added_tokens.json").write_text('{"<x>": 3}', "utf-8")

@@ -66,7 +66,7 @@ def test_the_table_is_one_to_one_over_the_whole_network(
     }
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     mixers=st.tuples(*[st.sampled_from(["repmixer", "attention"])] * 5),
     depths=st.tuples(*[st.integers(1, 3)] * 5),
@@ -87,6 +87,7 @@ def test_the_table_is_one_to_one_for_other_towers(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_what_the_table_takes_it_gives_back(layout: Layout, data: st.DataObject) -> None:
     """Also for keys nobody ever wrote: recombined pieces of real ones."""

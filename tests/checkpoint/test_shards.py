@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,6 +33,7 @@ def random_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     return (torch.randn(shape) * 50).to(dtype)
 
 
+@settings(deadline=None)
 @given(
     described=st.dictionaries(
         st.text('abc.ä\n"\\', min_size=1, max_size=6),
@@ -83,7 +84,6 @@ def test_shards_and_index_are_those_of_transformers(tmp_path: Path) -> None:
     stored = list_tensors(tmp_path)
     with TensorReader(stored) as reader:
         assert all(torch.equal(reader.read(key), value) for key, value in tensors.items())
-        assert torch.equal(reader.read_rows("d", 2, 5), tensors["d"][2:5])
 
 
 def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own(tmp_path: Path) -> None:

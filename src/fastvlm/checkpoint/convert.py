@@ -1,6 +1,6 @@
 """Checkpoint file to checkpoint file: between the layouts, from pickle, or into another dtype.
 
-Works tensor by tensor, so a 7B model needs the memory of its largest tensor. Nothing is lost on the way: what the
+Works tensor by tensor, so a model needs the memory of its two largest tensors. Nothing is lost on the way: what the
 other layout has no place for goes into `unused_tensors.safetensors` beside the weights, so that converting there
 and back gives every tensor bit for bit.
 
@@ -238,7 +238,7 @@ def _open_weights(src: Path) -> Iterator[_Weights]:
 class _PickleReader:
     """Tensors of `.bin` files; two files are open at a time, and mapped where their format allows.
 
-    Two, because embedding and output layer are compared row by row and lie in the first and the last one.
+    Two, because embedding and output layer are compared and lie in the first and the last one.
     """
 
     def __init__(self, files: tuple[Path, ...]) -> None:
@@ -252,9 +252,6 @@ class _PickleReader:
 
     def read(self, key: str) -> Tensor:
         return self._load(self.stored[key].file)[key]
-
-    def read_rows(self, key: str, start: int, stop: int) -> Tensor:
-        return self.read(key)[start:stop]
 
     def _load(self, file: Path) -> dict[str, Tensor]:
         if file not in self._opened:

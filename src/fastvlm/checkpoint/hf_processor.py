@@ -114,11 +114,16 @@ def reserve_image_token(folder: Path, vocab_size: int) -> int:
     taken = _token_ids(folder)
     if not taken:
         return min(_PREFERRED_ID, vocab_size - 1)
-    token_id = taken.get(IMAGE_TOKEN)
-    if token_id is not None and token_id < vocab_size:
+    if IMAGE_TOKEN in taken:
+        token_id = taken[IMAGE_TOKEN]
+        if token_id >= vocab_size:
+            raise CheckpointError(
+                f"{IMAGE_TOKEN} is token {token_id} but the embedding has {vocab_size} rows; remove it from the "
+                "tokenizer files"
+            )
         return token_id
-    free = next(iter(sorted(set(range(vocab_size)) - set(taken.values()))), None)
-    if free is None or token_id is not None:
+    free = min(set(range(vocab_size)) - set(taken.values()), default=None)
+    if free is None:
         raise CheckpointError(
             f"all {vocab_size} rows of the embedding belong to tokens and none is left for {IMAGE_TOKEN}, which "
             "transformers needs; use layout 'apple'"

@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 PROJECTOR_NAME: Final = "mm_projector.safetensors"
 PROJECTOR_PICKLE_NAME: Final = "mm_projector.bin"
 EMBEDDINGS, OUTPUT_LAYER = "language_model.embed_tokens.weight", "lm_head.weight"
-_COMPARED_ROWS: Final = 8192
 _NUM_SHOWN: Final = 10
 
 
@@ -47,7 +46,7 @@ class LoadReport:
 
     Attributes:
         loaded: our names of the tensors that were found.
-        missing: our names of those that were not.
+        missing: keys that the files should have.
         unexpected: keys of the files that nothing explains.
         mismatched: keys with what is wrong about their shape or dtype.
         ignored_with_reason: keys of the files that were left out, and why.
@@ -206,13 +205,10 @@ def settle_tying(
     if not config.text.tie_word_embeddings or OUTPUT_LAYER not in key_of:
         return config, report
     output, embeddings = key_of[OUTPUT_LAYER], key_of[EMBEDDINGS]
-    for start in range(0, config.text.vocab_size, _COMPARED_ROWS):
-        stop = min(start + _COMPARED_ROWS, config.text.vocab_size)
-        rows = source.read_rows(output, start, stop), source.read_rows(embeddings, start, stop)
-        if not torch.equal(*rows):
-            note = f"tie_word_embeddings is true but {output} differs from {embeddings}: kept as a layer of its own"
-            config = replace(config, text=replace(config.text, tie_word_embeddings=False))
-            return config, replace(report, notes=(*report.notes, note))
+    if not torch.equal(source.read(output), source.read(embeddings)):
+        note = f"tie_word_embeddings is true but {output} differs from {embeddings}: kept as a layer of its own"
+        config = replace(config, text=replace(config.text, tie_word_embeddings=False))
+        return config, replace(report, notes=(*report.notes, note))
     ignored = {**report.ignored_with_reason, output: f"equal to {embeddings}, to which it is tied"}
     loaded = tuple(name for name in report.loaded if name != OUTPUT_LAYER)
     return config, replace(report, loaded=loaded, ignored_with_reason=ignored)

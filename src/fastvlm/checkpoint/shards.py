@@ -140,10 +140,7 @@ class TensorSource(Protocol):
     """Gives tensors by key, in their stored dtype, in CPU memory."""
 
     def read(self, key: str) -> Tensor:
-        """The whole tensor."""
-
-    def read_rows(self, key: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the first dimension."""
+        """The whole tensor; a part of it would cost as much, as `pread` reads all and cuts then."""
 
 
 class TensorReader(AbstractContextManager["TensorReader"]):
@@ -159,11 +156,13 @@ class TensorReader(AbstractContextManager["TensorReader"]):
         Raises:
             CheckpointError: the file cannot be read.
         """
-        return self._guard(key, lambda file: file.get_tensor(key))
-
-    def read_rows(self, key: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the first dimension."""
-        return self._guard(key, lambda file: file.get_slice(key)[start:stop])
+        path = self._stored[key].file
+        try:
+            if path not in self._open:
+                self._open[path] = safe_open(path, framework="pt", backend="pread")
+            return self._open[path].get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path.name}: tensor {key!r} cannot be read: {error}") from error
 
     def __exit__(
         self,
@@ -173,15 +172,6 @@ class TensorReader(AbstractContextManager["TensorReader"]):
     ) -> None:
         while self._open:
             self._open.popitem()[1].__exit__(exc_type, exc_value, traceback)
-
-    def _guard(self, key: str, read: Callable[[Any], Tensor]) -> Tensor:
-        path = self._stored[key].file
-        try:
-            if path not in self._open:
-                self._open[path] = safe_open(path, framework="pt", backend="pread")
-            return read(self._open[path])
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path.name}: tensor {key!r} cannot be read: {error}") from error
 
 
 def write_shards(
