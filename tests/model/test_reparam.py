@@ -76,6 +76,14 @@ def test_whole_model_keeps_dtype_mode_and_tying() -> None:
     assert not fused.training
 
 
+@torch.no_grad()
+def test_low_precision_weights_are_rounded_once() -> None:
+    tower = fuse(random_tower()).bfloat16()
+    folded, precise = deep_fuse(tower).state_dict(), deep_fuse(tower.float()).state_dict()
+    for key, value in precise.items():
+        assert torch.equal(folded[key], value.bfloat16()), key
+
+
 def test_folding_twice_is_refused() -> None:
     fused = fuse(random_tower())
     with pytest.raises(ConfigError, match="is fused; expected branched"):

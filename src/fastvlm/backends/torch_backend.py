@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastvlm.backends.base import DecodeState, Prompt
 from fastvlm.checkpoint.config_json import read_config
+from fastvlm.checkpoint.empty_model import empty_model
 from fastvlm.checkpoint.load import LoadReport, load_model
 from fastvlm.config import FastVLMConfig
 from fastvlm.device import resolve_device, resolve_dtype
@@ -68,8 +69,7 @@ class TorchBackend:
         """
         where = resolve_device(device)
         config, _ = read_config(base or folder)
-        with torch.device("meta"):
-            size = num_parameters(FastVLM(config))
+        size = num_parameters(empty_model(config))
         model, report = load_model(
             folder, dtype=resolve_dtype(dtype, where, size), device=where, base=base
         )

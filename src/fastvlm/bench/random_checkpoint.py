@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from fastvlm.bench.protocol import PROMPT
+from fastvlm.checkpoint.empty_model import empty_model
 from fastvlm.checkpoint.keymap import CLIP_HEAD, Layout, key_map
 from fastvlm.checkpoint.load import EMBEDDINGS, OUTPUT_LAYER
 from fastvlm.checkpoint.save import MAX_SHARD_BYTES, clip_head, new_folder, write_companions
 from fastvlm.checkpoint.shards import PlannedTensor, write_shards
 from fastvlm.config import FastVLMConfig
-from fastvlm.model.fastvlm import FastVLM
 from fastvlm.processing.chat_template import DEFAULT_SYSTEM
 from fastvlm.processing.tokenizer import Tokenizer
 from fastvlm.processing.tokenizer_training import train_tokenizer
@@ -58,8 +58,7 @@ def write_random_checkpoint(
         CheckpointError: the folder is taken or cannot be written.
         ConfigError: the vocabulary cannot hold the 256 bytes, or the layout cannot describe the network.
     """
-    with torch.device("meta"):
-        state = FastVLM(config).state_dict()
+    state = empty_model(config).state_dict()
     if config.text.tie_word_embeddings and layout == "hf":
         del state[OUTPUT_LAYER]
     keys = key_map(layout, config)

@@ -32,6 +32,7 @@ from fastvlm.model.blocks import (
     RepMixer,
     RepMixerBlock,
 )
+from fastvlm.model.empty import without_memory
 from fastvlm.model.fastvithd import FastViTHD
 from fastvlm.model.fastvlm import FastVLM
 
@@ -93,9 +94,8 @@ def _deep_fold(block: RepMixerBlock | AttentionBlock) -> dict[str, Tensor]:
         return state | _scale_output("mlp.fc2", block.mlp.fc2, block.layer_scale)
     attention, norm = block.token_mixer, block.norm
     # W (g * y + b) = (W g) y + W b, where y is the normalised input.
-    weight = _precise(attention.qkv.weight)
-    state["token_mixer.qkv.weight"] = weight * _precise(norm.weight)
-    state["token_mixer.qkv.bias"] = weight @ _precise(norm.bias)
+    state["token_mixer.qkv.weight"] = attention.qkv.weight.detach() * norm.weight.detach()
+    state["token_mixer.qkv.bias"] = _precise(attention.qkv.weight) @ _precise(norm.bias)
     state |= _scale_output("token_mixer.proj", attention.proj, block.layer_scale_1)
     return state | _scale_output("mlp.fc2", block.mlp.fc2, block.layer_scale_2)
 
@@ -182,13 +182,16 @@ def _dirac_like(weight: Tensor, *, groups: int | None = None) -> Tensor:
 
 
 def _scale_output(name: str, layer: nn.Linear | nn.Conv2d, scale: nn.Module) -> dict[str, Tensor]:
-    """Fold a factor per output channel into the layer that makes those channels."""
+    """Fold a factor per output channel into the layer that makes those channels.
+
+    One multiplication rounds once in any dtype, so unlike a sum it needs no wider one in between.
+    """
     assert isinstance(scale, LayerScale)
     assert layer.bias is not None
-    gamma, weight = _precise(scale.gamma).flatten(), _precise(layer.weight)
+    gamma, weight = scale.gamma.detach().flatten(), layer.weight.detach()
     return {
         f"{name}.weight": weight * gamma.view(-1, *[1] * (weight.ndim - 1)),
-        f"{name}.bias": _precise(layer.bias) * gamma,
+        f"{name}.bias": layer.bias.detach() * gamma,
     }
 
 
@@ -221,7 +224,7 @@ def _rebuild(
 ) -> Network:
     """The same network in another form, with these tensors; what they do not name is copied over."""
     vision = replace(_vision_config(network), form=new_form)
-    with torch.device("meta"):
+    with without_memory():
         rebuilt: FastViTHD | FastVLM = (
             FastVLM(replace(network.config, vision=vision))
             if isinstance(network, FastVLM)
