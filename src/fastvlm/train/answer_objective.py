@@ -42,6 +42,7 @@ from fastvlm.train.encoder_objective import (
     to_pixel_values,
 )
 from fastvlm.train.recipe import Stage
+from fastvlm.train.word_alignment import WordTargets, word_loss
 
 _HELD_OUT_SEED: Final = 2**40 + 1
 _STEP: Final = 32
@@ -207,6 +208,7 @@ class AnswerObjective:
         self._packer = Packer(tokenizer, model.config.num_image_tokens)
         self._image_size = model.config.image_size
         self._im_end_id = tokenizer.im_end_id
+        self._words = WordTargets(tokenizer, model.config.text.vocab_size)
 
     def loss(self, rng: np.random.Generator, stage: Stage, batch_size: int) -> Tensor:
         fonts = training_fonts()
@@ -228,8 +230,14 @@ class AnswerObjective:
         with torch.set_grad_enabled(not is_frozen):
             features = self._model.vision_tower(pixel_values).flatten(2).mT  # [B, n, C]
         loss = self._answer_loss(features, batch, stage.length_exponent)
+        grid = self._image_size // PATCH_STRIDE
+        if stage.word_loss_weight:
+            shares = self._words.of_scenes(scenes, grid).to(self._device)
+            embeddings = self._model.lm_head.weight
+            words = word_loss(self._model.projector(features), embeddings, shares)
+            loss = loss + stage.word_loss_weight * words
         if stage.cell_loss_weight and not is_frozen:
-            targets = batch_targets(scenes, self._image_size // PATCH_STRIDE)
+            targets = batch_targets(scenes, grid)
             targets = {name: value.to(self._device) for name, value in targets.items()}
             loss = loss + stage.cell_loss_weight * cell_loss(self._heads, features, targets)
         return loss

@@ -31,6 +31,8 @@ class Stage:
     """Last part of the stage over which the rate falls to zero."""
     cell_loss_weight: float = 0.0
     """Weight of the loss of `cells` beside the loss of `answers`."""
+    word_loss_weight: float = 0.0
+    """Weight of the loss that brings image tokens near the words for what they show."""
     is_coloured: bool = True
     """Tiles in colours, or black on white."""
     dialogues_per_picture: int = 6
@@ -106,6 +108,7 @@ _NANO: Final = Recipe(
             batch_size=32,
             learning_rate=2e-3,
             vision_rate_scale=0.0,
+            word_loss_weight=0.5,
             decay_fraction=0.0,
         ),
         Stage(
@@ -117,6 +120,7 @@ _NANO: Final = Recipe(
             vision_rate_scale=0.6,
             decay_fraction=0.0,
             cell_loss_weight=0.1,
+            word_loss_weight=0.5,
         ),
         Stage(
             name="C3 questions",
@@ -126,8 +130,9 @@ _NANO: Final = Recipe(
             learning_rate=1.5e-3,
             vision_rate_scale=0.4,
             cell_loss_weight=0.1,
+            word_loss_weight=0.5,
             overview_rate=0.25,
-            drill_rate=0.4,
+            drill_rate=0.25,
             is_focused=True,
             length_exponent=0.6,
             mix=SceneMix(things=0.70, text=0.14, bars=0.07, clutter=0.09, framed=0.12),

@@ -64,20 +64,22 @@ def cell_targets(scene: Scene, grid: int) -> CellTargets:
         objects[:] = UNKNOWN
     for thing in scene.things:
         half = 0.3 * thing.size
-        for cell in _covered(grid, thing.x, thing.y, half, half):
+        for cell in covered_cells(grid, thing.x, thing.y, half, half):
             objects[cell] = 1 + SHAPES.index(thing.shape)
             colours[cell] = COLOURS.index(thing.colour)
     for bar in scene.bars:
         middle = BAR_BASE - bar.height / 2
         centre = bar.left + bar.width / 2
-        for cell in _covered(grid, centre, middle, bar.width / 2, bar.height / 2):
+        for cell in covered_cells(grid, centre, middle, bar.width / 2, bar.height / 2):
             objects[cell] = _BAR
     if scene.writing is not None:
         _mark_writing(objects, colours, scene.writing, grid)
     return CellTargets({"object": objects, "colour": colours}, _picture_targets(scene))
 
 
-def _covered(grid: int, x: float, y: float, half_width: float, half_height: float) -> list[int]:
+def covered_cells(
+    grid: int, x: float, y: float, half_width: float, half_height: float
+) -> list[int]:
     """Cells whose centre lies in the box, or else the cell that holds the box's centre."""
     centres = (np.arange(grid) + 0.5) / grid
     columns = np.flatnonzero(np.abs(centres - x) <= half_width)
@@ -95,7 +97,7 @@ def _mark_writing(
     pitch = 0.68 * writing.size
     for i, character in enumerate(writing.text):
         x = writing.x + (i - (len(writing.text) - 1) / 2) * pitch
-        for cell in _covered(grid, x, writing.y, 0.28 * writing.size, 0.34 * writing.size):
+        for cell in covered_cells(grid, x, writing.y, 0.28 * writing.size, 0.34 * writing.size):
             objects[cell] = _FIRST_CHARACTER + _CHARACTER_CLASS[character]
             colours[cell] = COLOURS.index(writing.colour)
 
