@@ -74,9 +74,8 @@ class TorchBackend:
             folder, dtype=resolve_dtype(dtype, where, size), device=where, base=base
         )
         if where.type == "cuda":
-            # TF32 only touches float32 multiplications: 3 bits fewer than the reference, 2x to 8x the speed.
-            torch.backends.cuda.matmul.fp32_precision = "tf32"
-            torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+            # TF32 only touches float32 multiplications: 13 bits fewer than the reference, 2x to 8x the speed.
+            torch.set_float32_matmul_precision("high")
         backend = cls(model, report)
         if quantize is not None:
             quantize_linears(model.language_model.layers, quantize)
