@@ -71,7 +71,11 @@ class TorchBackend:
         config, _ = read_config(base or folder)
         size = num_parameters(empty_model(config))
         model, report = load_model(
-            folder, dtype=resolve_dtype(dtype, where, size), device=where, base=base
+            folder,
+            dtype=resolve_dtype(dtype, where, size),
+            device=where,
+            base=base,
+            for_inference=True,
         )
         if where.type == "cuda":
             # TF32 only touches float32 multiplications: 13 bits fewer than the reference, 2x to 8x the speed.

@@ -3,11 +3,14 @@
 Every tensor of the network must be in the folder with its shape, and every tensor in the folder must be used or
 be known as superfluous; anything else is an error that names the keys. The network is built without memory and
 takes its tensors one by one in their final dtype and place, so that the peak is the model and one tensor.
+Loading for inference goes further: the tower is folded before the rest is read, and weights that are stored as they
+are used stay in the file, mapped, so that loading them takes no time and no memory of its own.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +34,7 @@ from fastvlm.checkpoint.shards import (
 from fastvlm.config import FastVLMConfig
 from fastvlm.errors import CheckpointError
 from fastvlm.model.fastvlm import FastVLM
+from fastvlm.model.reparam import deep_fuse
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +109,7 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     base: Path | None = None,
+    for_inference: bool = False,
 ) -> tuple[FastVLM, LoadReport]:
     """Load a checkpoint folder of any published layout, fused or branched, in eval mode.
 
@@ -113,6 +118,8 @@ def load_model(
         dtype: of all weights but counters, whatever they are stored in.
         device: where the weights go, one after the other.
         base: the full checkpoint that a projector-only folder belongs to.
+        for_inference: deep-fuse the tower, and leave weights in the file where dtype and device allow it. The
+            file must not be overwritten in place while the model is used; replacing it is fine.
 
     Returns:
         The model, and a report in which nothing is missing, unexpected or mismatched.
@@ -127,12 +134,25 @@ def load_model(
     config, layout = read_config(full)
     matched = match_tensors(list_tensors(full), config, layout)
     matched.report.raise_if_unexplained(full)
-    with TensorReader(matched.stored) as reader:
-        config, report = settle_tying(matched, config, reader)
-        model = empty_model(config)
-        for key, name in matched.names.items():
-            if key not in report.ignored_with_reason:
-                _place(model, name, cast(reader.read(key), dtype, key).to(device))
+    with TensorReader(matched.stored, is_mapped=True) as mapped:
+        config, report = settle_tying(matched, config, mapped)
+    model = empty_model(config)
+    wanted = {k: n for k, n in matched.names.items() if k not in report.ignored_with_reason}
+    tower = {key: name for key, name in wanted.items() if name.startswith("vision_tower.")}
+    rest = {key: name for key, name in wanted.items() if key not in tower}
+    with TensorReader(matched.stored, is_mapped=for_inference) as reader:
+        for key, name in tower.items():
+            _place(model, name, cast(reader.read(key), dtype, key).to(device))
+        if for_inference:  # now, while the memory that folding takes is still free
+            model.vision_tower = deep_fuse(model.vision_tower.eval())
+    with (
+        TensorReader(matched.stored) as reader,
+        TensorReader(matched.stored, is_mapped=True) as mapped,
+    ):
+        for key, name in rest.items():
+            stays = for_inference and _can_stay(matched.stored[key], dtype, device)
+            value = (mapped if stays else reader).read(key)
+            _place(model, name, cast(value, dtype, key).to(device))
     if config.text.tie_word_embeddings:
         model.lm_head.weight = model.language_model.embed_tokens.weight
     if projector is not None:
@@ -243,6 +263,12 @@ def _misfit(tensor: StoredTensor, expected: Tensor) -> str | None:
     if tensor.shape != tuple(expected.shape):
         return f"{list(tensor.shape)} in the file, {list(expected.shape)} by config.json"
     return None
+
+
+def _can_stay(tensor: StoredTensor, dtype: torch.dtype, device: torch.device | str) -> bool:
+    """Whether a tensor can be used as it lies in its file. Windows locks mapped files, so nothing stays there."""
+    is_same = DTYPES[tensor.dtype] == dtype and torch.device(device).type == "cpu"
+    return is_same and os.name != "nt"
 
 
 def _place(model: nn.Module, name: str, tensor: Tensor) -> None:

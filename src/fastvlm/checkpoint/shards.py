@@ -1,7 +1,8 @@
 """The safetensors files of a folder: listed, read tensor by tensor, written tensor by tensor.
 
-Reading goes through the safetensors library with `pread`, which copies a tensor straight into its place; the
-default memory map would hold the file in memory a second time. Writing streams: the header is made from the
+Reading goes through the safetensors library: with `pread`, which copies a tensor straight into its place, or by
+mapping the file, where tensors are used as they lie there. A mapped tensor that is converted would be in memory
+twice. Writing streams: the header is made from the
 planned shapes, then one tensor after the other follows, so a shard is never held as a whole.
 
 Format: github.com/huggingface/safetensors, section "Format" of its README.
@@ -140,14 +141,21 @@ class TensorSource(Protocol):
     """Gives tensors by key, in their stored dtype, in CPU memory."""
 
     def read(self, key: str) -> Tensor:
-        """The whole tensor; a part of it would cost as much, as `pread` reads all and cuts then."""
+        """The whole tensor."""
 
 
 class TensorReader(AbstractContextManager["TensorReader"]):
-    """Reads listed tensors into CPU memory of their own; files are opened once and closed at the end."""
+    """Reads listed tensors in CPU memory; files are opened once and closed at the end.
 
-    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+    Args:
+        stored: what may be asked for.
+        is_mapped: give tensors that are views of the file, read when they are touched. The file then must not
+            be changed in place as long as they live; changing them does not change the file.
+    """
+
+    def __init__(self, stored: Mapping[str, StoredTensor], *, is_mapped: bool = False) -> None:
         self._stored = stored
+        self._backend = "mmap" if is_mapped else "pread"
         self._open: dict[Path, Any] = {}
 
     def read(self, key: str) -> Tensor:
@@ -159,7 +167,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
         path = self._stored[key].file
         try:
             if path not in self._open:
-                self._open[path] = safe_open(path, framework="pt", backend="pread")
+                self._open[path] = safe_open(path, framework="pt", backend=self._backend)
             return self._open[path].get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path.name}: tensor {key!r} cannot be read: {error}") from error
