@@ -221,6 +221,7 @@ class AnswerObjective:
                 overview_rate=stage.overview_rate,
                 drill_rate=stage.drill_rate,
                 is_focused=stage.is_focused,
+                only=stage.only,
             )
             for scene in scenes
         ]

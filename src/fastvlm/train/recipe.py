@@ -43,6 +43,8 @@ class Stage:
     """How often each list of small questions is among them."""
     is_focused: bool = False
     """Ask more often what takes longest to learn."""
+    only: tuple[str, ...] = ()
+    """Kinds of questions that are asked; none means all."""
     length_exponent: float = 0.0
     """Every token of an answer of n tokens counts n to the power of minus this: 0 all tokens alike, so that
     captions rule; 1 all answers alike."""
@@ -125,14 +127,45 @@ _NANO: Final = Recipe(
         Stage(
             name="C3 questions",
             objective="answers",
-            num_samples=240_000,
+            num_samples=76_384,
             batch_size=32,
             learning_rate=1.5e-3,
+            decay_fraction=0.0,
             vision_rate_scale=0.4,
             cell_loss_weight=0.1,
             word_loss_weight=0.5,
             overview_rate=0.25,
             drill_rate=0.25,
+            is_focused=True,
+            length_exponent=0.6,
+            mix=SceneMix(things=0.70, text=0.14, bars=0.07, clutter=0.09, framed=0.12),
+        ),
+        Stage(
+            name="C4 lookups",
+            objective="answers",
+            num_samples=32_000,
+            batch_size=32,
+            learning_rate=2e-3,
+            decay_fraction=0.0,
+            vision_rate_scale=0.3,
+            word_loss_weight=0.2,
+            overview_rate=0.0,
+            only=("colour", "where", "exists", "count_by"),
+            is_focused=True,
+            length_exponent=1.0,
+            mix=SceneMix(things=0.96, text=0.02, bars=0.0, clutter=0.02, most_things=4),
+        ),
+        Stage(
+            name="C5 all questions",
+            objective="answers",
+            num_samples=160_000,
+            batch_size=32,
+            learning_rate=1.5e-3,
+            vision_rate_scale=0.4,
+            cell_loss_weight=0.1,
+            word_loss_weight=0.2,
+            overview_rate=0.25,
+            drill_rate=0.15,
             is_focused=True,
             length_exponent=0.6,
             mix=SceneMix(things=0.70, text=0.14, bars=0.07, clutter=0.09, framed=0.12),

@@ -100,6 +100,7 @@ def sample_dialogues(
     overview_rate: float = 0.7,
     drill_rate: float = 0.0,
     is_focused: bool = False,
+    only: Sequence[str] = (),
 ) -> list[Dialogue]:
     """What training asks about one picture.
 
@@ -110,6 +111,7 @@ def sample_dialogues(
         overview_rate: how often a caption, and as often the list of all places, is among them.
         drill_rate: how often each list of `_DRILLS` is among them.
         is_focused: ask more often what takes longest to learn; otherwise all kinds alike.
+        only: kinds that are asked, as far as the scene has them; none means all.
     """
     overviews = ("caption", "grid") if scene.kind == "things" else ("caption",)
     asked = [ask(rng, kind, scene) for kind in overviews if rng.random() < overview_rate]
@@ -117,6 +119,8 @@ def sample_dialogues(
         asked += [ask(rng, kind, scene) for kind in _DRILLS if rng.random() < drill_rate]
     dialogues: list[Dialogue] = [(question,) for question in asked if question is not None]
     kinds = [*kinds_of(scene)]
+    if only:
+        kinds = [kind for kind in kinds if kind in only] or kinds
     if is_focused:
         kinds = [kind for kind in kinds for _ in range(_FOCUS.get(kind, 2))]
     while len(dialogues) < count:

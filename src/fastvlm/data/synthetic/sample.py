@@ -34,6 +34,8 @@ class SceneMix:
     text: float = 0.16
     bars: float = 0.12
     clutter: float = 0.10
+    most_things: int = MAX_THINGS
+    """Shapes in a picture; below `MAX_THINGS` every number from 1 to this is as likely."""
     framed: float = 0.0
     """Share of the pictures of things and of characters that are not square."""
 
@@ -43,7 +45,10 @@ def sample_scene(rng: np.random.Generator, mix: SceneMix, *, num_fonts: int) -> 
     weights = np.array([mix.things, mix.text, mix.bars, mix.clutter])
     pick = int(rng.choice(4, p=weights / weights.sum()))
     kind: SceneKind = ("things", "text", "bars", "clutter")[pick]
-    scene = sample_kind(rng, kind, num_fonts=num_fonts)
+    if kind == "things" and mix.most_things < MAX_THINGS:
+        scene = sample_things(rng, int(rng.integers(1, mix.most_things + 1)))
+    else:
+        scene = sample_kind(rng, kind, num_fonts=num_fonts)
     if kind in ("things", "text") and mix.framed and rng.random() < mix.framed:
         return replace(scene, frame=sample_frame(rng))
     return scene
