@@ -52,8 +52,31 @@ def test_the_library_reads_what_is_written(
     read = load_file(path)
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[key], value) for key, value in tensors.items())
-    with TensorReader(list_file(path)) as reader:
-        assert all(torch.equal(reader.read(key), value) for key, value in tensors.items())
+    for is_mapped in (False, True):
+        with TensorReader(list_file(path), is_mapped=is_mapped) as reader:
+            assert all(torch.equal(reader.read(key), value) for key, value in tensors.items())
+
+
+@pytest.mark.parametrize("num_values", [1, 300_000])  # more than is compared at a time
+def test_equal_means_the_same_bits_of_the_same_kind(tmp_path: Path, num_values: int) -> None:
+    value = random_tensor(torch.float32, (num_values,))
+    last_differs = value.clone()
+    last_differs[-1] += 1
+    tensors = {
+        "value": value,
+        "same": value,
+        "not a number": value * float("nan"),
+        "last differs": last_differs,
+        "other shape": value[:, None],
+        "other dtype": value.view(torch.int32),
+    }
+    write_file(tmp_path / "a.safetensors", plan(tensors), tensors.__getitem__)
+    write_file(tmp_path / "b.safetensors", plan({"elsewhere": value}), lambda _: value)
+    stored = list_file(tmp_path / "a.safetensors") | list_file(tmp_path / "b.safetensors")
+    with TensorReader(stored) as reader:
+        equal = [key for key in stored if reader.is_equal("value", key)]
+        assert sorted(equal) == ["elsewhere", "same", "value"]
+        assert reader.is_equal("not a number", "not a number")
 
 
 def test_views_and_transposed_tensors_are_written_as_they_look(tmp_path: Path) -> None:

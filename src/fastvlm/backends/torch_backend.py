@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -11,14 +12,12 @@ import torch
 from torch import Tensor
 
 from fastvlm.backends.base import DecodeState, Prompt
-from fastvlm.checkpoint.config_json import read_config
-from fastvlm.checkpoint.empty_model import empty_model
 from fastvlm.checkpoint.load import LoadReport, load_model
+from fastvlm.checkpoint.shards import has_weights, list_tensors
 from fastvlm.config import FastVLMConfig
 from fastvlm.device import resolve_device, resolve_dtype
 from fastvlm.errors import NumericalError
 from fastvlm.model import FastVLM, GrowingCache, deep_fuse
-from fastvlm.model.fastvlm import num_parameters
 from fastvlm.model.quantized import Quantization, quantize_linears
 
 if TYPE_CHECKING:
@@ -68,8 +67,9 @@ class TorchBackend:
             CheckpointError: the folder is incomplete, damaged or unknown.
         """
         where = resolve_device(device)
-        config, _ = read_config(base or folder)
-        size = num_parameters(empty_model(config))
+        full = base or folder
+        stored = list_tensors(full) if has_weights(full) else {}  # load_model says what is missing
+        size = sum(math.prod(tensor.shape) for tensor in stored.values())
         model, report = load_model(
             folder,
             dtype=resolve_dtype(dtype, where, size),

@@ -253,6 +253,9 @@ class _PickleReader:
     def read(self, key: str) -> Tensor:
         return self._load(self.stored[key].file)[key]
 
+    def is_equal(self, one: str, other: str) -> bool:
+        return torch.equal(self.read(one), self.read(other))
+
     def _load(self, file: Path) -> dict[str, Tensor]:
         if file not in self._opened:
             if len(self._opened) > 1:

@@ -134,8 +134,8 @@ def load_model(
     config, layout = read_config(full)
     matched = match_tensors(list_tensors(full), config, layout)
     matched.report.raise_if_unexplained(full)
-    with TensorReader(matched.stored, is_mapped=True) as mapped:
-        config, report = settle_tying(matched, config, mapped)
+    with TensorReader(matched.stored) as reader:
+        config, report = settle_tying(matched, config, reader)
     model = empty_model(config)
     wanted = {k: n for k, n in matched.names.items() if k not in report.ignored_with_reason}
     tower = {key: name for key, name in wanted.items() if name.startswith("vision_tower.")}
@@ -225,7 +225,7 @@ def settle_tying(
     if not config.text.tie_word_embeddings or OUTPUT_LAYER not in key_of:
         return config, report
     output, embeddings = key_of[OUTPUT_LAYER], key_of[EMBEDDINGS]
-    if not torch.equal(source.read(output), source.read(embeddings)):
+    if not source.is_equal(output, embeddings):
         note = f"tie_word_embeddings is true but {output} differs from {embeddings}: kept as a layer of its own"
         config = replace(config, text=replace(config.text, tie_word_embeddings=False))
         return config, replace(report, notes=(*report.notes, note))

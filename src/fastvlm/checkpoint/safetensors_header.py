@@ -35,6 +35,8 @@ class TensorEntry:
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
+    offset: int
+    """Its first byte, counted from the beginning of the file."""
 
 
 def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
@@ -65,12 +67,18 @@ def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
         )
     header.pop("__metadata__", None)
     spans: list[tuple[int, int]] = []
-    entries = {name: _read_entry(path.name, name, entry, spans) for name, entry in header.items()}
-    _check_spans(path.name, spans, data_size=file_size - 8 - header_size)
+    data_start = 8 + header_size
+    entries = {
+        name: _read_entry(path.name, name, entry, spans, data_start)
+        for name, entry in header.items()
+    }
+    _check_spans(path.name, spans, data_size=file_size - data_start)
     return entries
 
 
-def _read_entry(file_name: str, name: str, entry: Any, spans: list[tuple[int, int]]) -> TensorEntry:
+def _read_entry(
+    file_name: str, name: str, entry: Any, spans: list[tuple[int, int]], data_start: int
+) -> TensorEntry:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = (*shape, begin, end)
@@ -84,7 +92,9 @@ def _read_entry(file_name: str, name: str, entry: Any, spans: list[tuple[int, in
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file_name}: bad entry of tensor {name!r}: {error!r}") from error
     spans.append((begin, end))
-    return TensorEntry(dtype=dtype, shape=tuple(shape), num_bytes=end - begin)
+    return TensorEntry(
+        dtype=dtype, shape=tuple(shape), num_bytes=end - begin, offset=data_start + begin
+    )
 
 
 def _check_spans(file_name: str, spans: list[tuple[int, int]], *, data_size: int) -> None:
