@@ -19,7 +19,7 @@ from fastvlm.processing.processor import Processor
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r"needs timm, .*pip install transformers timm"):
+    with pytest.raises(MissingExtraError, match=r"needs timm, .*pip install 'fastvlm\[bench\]'"):
         require_transformers()
 
 

@@ -37,7 +37,7 @@ def require_transformers() -> None:
     if missing:
         raise MissingExtraError(
             f"measuring transformers needs {', '.join(missing)}, which is not installed; "
-            f"run `pip install {' '.join(PACKAGES)}`, or leave it out with --systems fastvlm"
+            "run `pip install 'fastvlm[bench]'`, or leave it out with --systems fastvlm"
         )
 
 
