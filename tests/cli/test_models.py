@@ -18,6 +18,7 @@ from fastvlm.checkpoint.manifest import MANIFEST_NAME
 from fastvlm.checkpoint.save import save_model
 from fastvlm.cli.app import main
 from fastvlm.processing.tokenizer import Tokenizer
+from interruptible import INTERRUPTIBLE
 from model_server import (
     REVISION,
     Behaviour,
@@ -58,7 +59,7 @@ class Command:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "fastvlm", "models", *arguments],
+            [sys.executable, "-c", INTERRUPTIBLE, "models", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -12,6 +12,7 @@ import pytest
 
 from fastvlm.data.synthetic.fonts import training_fonts
 from fastvlm.errors import ConfigError
+from interruptible import INTERRUPTIBLE
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,8 +71,8 @@ def test_a_run_can_be_stopped_resumed_and_asked(tmp_path: Path) -> None:
     run = subprocess.Popen(
         [
             sys.executable,
-            "-m",
-            "fastvlm",
+            "-c",
+            INTERRUPTIBLE,
             "train",
             "--output",
             str(folder),
