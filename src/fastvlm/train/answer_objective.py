@@ -220,6 +220,7 @@ class AnswerObjective:
                 stage.dialogues_per_picture,
                 overview_rate=stage.overview_rate,
                 drill_rate=stage.drill_rate,
+                drills=stage.drills,
                 is_focused=stage.is_focused,
                 only=stage.only,
             )

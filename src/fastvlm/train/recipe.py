@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
+from fastvlm.data.synthetic.questions import DRILLS
 from fastvlm.data.synthetic.sample import SceneMix
 from fastvlm.errors import ConfigError
 
@@ -41,6 +42,8 @@ class Stage:
     """How often a caption is among them, and as often the list of all places."""
     drill_rate: float = 0.0
     """How often each list of small questions is among them."""
+    drills: tuple[str, ...] = DRILLS
+    """The lists of small questions."""
     is_focused: bool = False
     """Ask more often what takes longest to learn."""
     only: tuple[str, ...] = ()
@@ -165,8 +168,9 @@ _NANO: Final = Recipe(
             vision_rate_scale=0.3,
             word_loss_weight=0.2,
             overview_rate=0.0,
-            drill_rate=0.15,
-            only=("where", "count_by"),
+            drill_rate=0.6,
+            drills=("lookup",),
+            only=("where",),
             is_focused=True,
             length_exponent=1.0,
             mix=SceneMix(things=0.96, text=0.02, bars=0.0, clutter=0.02, most_things=4),

@@ -34,6 +34,11 @@ SHORT_SUFFIXES: Final = (
 """Requests for a single word; the last is the one that benchmarks use."""
 
 
+DRILLS: Final = ("lookup", "check", "tally")
+"""Kinds that ask several small questions at once: one answer teaches as much as five, and it carries over.
+Asked one by one, looking things up stayed at chance for long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question and its only right answer; `kind` is what evaluation counts by."""
@@ -100,6 +105,7 @@ def sample_dialogues(
     overview_rate: float = 0.7,
     drill_rate: float = 0.0,
     is_focused: bool = False,
+    drills: Sequence[str] = DRILLS,
     only: Sequence[str] = (),
 ) -> list[Dialogue]:
     """What training asks about one picture.
@@ -109,14 +115,15 @@ def sample_dialogues(
         scene: what the picture shows.
         count: conversations in all.
         overview_rate: how often a caption, and as often the list of all places, is among them.
-        drill_rate: how often each list of `_DRILLS` is among them.
+        drill_rate: how often each of `drills` is among them.
+        drills: lists of small questions.
         is_focused: ask more often what takes longest to learn; otherwise all kinds alike.
         only: kinds that are asked, as far as the scene has them; none means all.
     """
     overviews = ("caption", "grid") if scene.kind == "things" else ("caption",)
     asked = [ask(rng, kind, scene) for kind in overviews if rng.random() < overview_rate]
     if drill_rate and scene.kind == "things":
-        asked += [ask(rng, kind, scene) for kind in _DRILLS if rng.random() < drill_rate]
+        asked += [ask(rng, kind, scene) for kind in drills if rng.random() < drill_rate]
     dialogues: list[Dialogue] = [(question,) for question in asked if question is not None]
     kinds = [*kinds_of(scene)]
     if only:
@@ -523,10 +530,8 @@ _OUTSIDE: Final = (
 )
 
 
-# Several small questions at once. One answer teaches as much as five, and what is learned here carries over:
-# asked one by one, looking things up stayed at chance for long.
-_DRILLS: Final = ("lookup", "check", "tally")
 _DRILL_LENGTH: Final = 5
+"""Most questions in one list."""
 
 
 def _ask_lookup(rng: np.random.Generator, scene: Scene) -> _Asked | None:
