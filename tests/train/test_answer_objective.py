@@ -10,16 +10,11 @@ from fastvlm.messages import Message, user_message
 from fastvlm.model.fastvlm import FastVLM
 from fastvlm.processing.chat_template import ImageSegment, render
 from fastvlm.train.answer_objective import Packer, answer_weights, block_mask
-from fastvlm.train.nano_tokenizer import VOCAB_SIZE, train_nano_tokenizer
+from fastvlm.train.nano_tokenizer import VOCAB_SIZE
 
 RED = Question("colour", "What color is the circle?", "The circle is red.")
 COUNT = Question("count", "How many shapes are there?\nAnswer in one word.", "3")
 WHERE = Question("where", "Where is it?", "It is in the middle.")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_nano_tokenizer()
 
 
 def test_the_tokenizer_fits_the_network_and_knows_the_words(tokenizer) -> None:
