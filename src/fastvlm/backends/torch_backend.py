@@ -44,7 +44,11 @@ class TorchBackend:
             model.vision_tower.float()
             model.projector.float()
         self._tower_dtype = next(model.vision_tower.parameters()).dtype
-        model.vision_tower.to(memory_format=torch.channels_last)
+        for parameter in model.vision_tower.parameters():
+            if (
+                parameter.ndim == 4
+            ):  # unlike Module.to, this copies no 1x1 kernel: both layouts are one
+                parameter.data = parameter.contiguous(memory_format=torch.channels_last)
         self._model = model
 
     @classmethod

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 PROJECTOR_NAME: Final = "mm_projector.safetensors"
 PROJECTOR_PICKLE_NAME: Final = "mm_projector.bin"
 EMBEDDINGS, OUTPUT_LAYER = "language_model.embed_tokens.weight", "lm_head.weight"
+_PORTION_BYTES: Final = 2**26
+"""Least size of what is mapped at a time while it is converted."""
 _NUM_SHOWN: Final = 10
 
 
@@ -137,22 +139,15 @@ def load_model(
     with TensorReader(matched.stored) as reader:
         config, report = settle_tying(matched, config, reader)
     model = empty_model(config)
-    wanted = {k: n for k, n in matched.names.items() if k not in report.ignored_with_reason}
-    tower = {key: name for key, name in wanted.items() if name.startswith("vision_tower.")}
-    rest = {key: name for key, name in wanted.items() if key not in tower}
-    with TensorReader(matched.stored, is_mapped=for_inference) as reader:
-        for key, name in tower.items():
-            _place(model, name, cast(reader.read(key), dtype, key).to(device))
-        if for_inference:  # now, while the memory that folding takes is still free
-            model.vision_tower = deep_fuse(model.vision_tower.eval())
-    with (
-        TensorReader(matched.stored) as reader,
-        TensorReader(matched.stored, is_mapped=True) as mapped,
-    ):
-        for key, name in rest.items():
-            stays = for_inference and _can_stay(matched.stored[key], dtype, device)
-            value = (mapped if stays else reader).read(key)
-            _place(model, name, cast(value, dtype, key).to(device))
+    # Windows locks mapped files, so that nobody could replace them: there, weights are read into memory.
+    is_mapped = for_inference and os.name != "nt"
+    tower, *others = _portions(matched, report)
+    for portion in (tower, *others):
+        with TensorReader(matched.stored, is_mapped=is_mapped) as reader:
+            for key, name in portion.items():
+                _place(model, name, cast(reader.read(key), dtype, key).to(device))
+            if for_inference and portion is tower:  # while the memory that it takes is still free
+                model.vision_tower = deep_fuse(model.vision_tower.eval())
     if config.text.tie_word_embeddings:
         model.lm_head.weight = model.language_model.embed_tokens.weight
     if projector is not None:
@@ -265,20 +260,32 @@ def _misfit(tensor: StoredTensor, expected: Tensor) -> str | None:
     return None
 
 
-def _can_stay(tensor: StoredTensor, dtype: torch.dtype, device: torch.device | str) -> bool:
-    """Whether a tensor can be used as it lies in its file. Windows locks mapped files, so nothing stays there."""
-    is_same = DTYPES[tensor.dtype] == dtype and torch.device(device).type == "cpu"
-    return is_same and os.name != "nt"
+def _portions(matched: Matched, report: LoadReport) -> list[dict[str, str]]:
+    """What is to be loaded, key -> our name: first the tower, then the rest in portions of some size.
+
+    A mapping is let go after each portion, if nothing in it is used as it lies in the file.
+    """
+    wanted = {k: n for k, n in matched.names.items() if k not in report.ignored_with_reason}
+    portions = [{key: name for key, name in wanted.items() if name.startswith("vision_tower.")}]
+    num_bytes = _PORTION_BYTES
+    for key, name in wanted.items():
+        if key in portions[0]:
+            continue
+        if num_bytes >= _PORTION_BYTES:
+            portions.append({})
+            num_bytes = 0
+        portions[-1][key] = name
+        num_bytes += matched.stored[key].num_bytes
+    return portions
 
 
 def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Put a tensor where a parameter or buffer without memory stands."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    old = (
-        module.get_parameter(leaf) if leaf in dict(module.named_parameters(recurse=False)) else None
-    )
-    setattr(module, leaf, tensor if old is None else nn.Parameter(tensor, old.requires_grad))
+    old = getattr(module, leaf)
+    is_parameter = isinstance(old, nn.Parameter)
+    setattr(module, leaf, nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor)
 
 
 def _projector_file(folder: Path, base: Path | None) -> Path | None:

@@ -232,8 +232,15 @@ def _rebuild(
         )
     old_state = network.state_dict()
     dtype = next(network.parameters()).dtype
+    old_places = {tensor.data_ptr() for tensor in old_state.values()}
+
+    def own(tensor: Tensor) -> Tensor:
+        """The tensor, copied if it is one of the old network's."""
+        tensor = tensor.to(dtype)
+        return tensor.clone() if tensor.data_ptr() in old_places else tensor
+
     new_state = {
-        key: state[key].to(dtype, copy=True) if key in state else old_state[key].clone()
+        key: own(state[key]) if key in state else old_state[key].clone()
         for key in rebuilt.state_dict()
     }
     rebuilt.load_state_dict(new_state, strict=True, assign=True)
