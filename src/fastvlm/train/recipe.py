@@ -178,10 +178,10 @@ _NANO: Final = Recipe(
         Stage(
             name="C6 all questions",
             objective="answers",
-            num_samples=70_000,
+            num_samples=52_000,
             batch_size=32,
             learning_rate=1.5e-3,
-            decay_fraction=0.4,
+            decay_fraction=0.45,
             vision_rate_scale=0.4,
             cell_loss_weight=0.1,
             word_loss_weight=0.2,
