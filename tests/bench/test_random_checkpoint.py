@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastvlm.bench.photo import draw_photo
 from fastvlm.bench.protocol import PROMPT
 from fastvlm.bench.random_checkpoint import small_tokenizer, write_random_checkpoint
 from fastvlm.checkpoint.load import OUTPUT_LAYER, load_model
 from fastvlm.checkpoint.shards import list_tensors
 from fastvlm.config import FastVLMConfig, preset
+from fastvlm.engine import Engine
 from fastvlm.errors import CheckpointError, ConfigError
 from fastvlm.messages import user_message
 from fastvlm.processing.processor import Processor
@@ -61,6 +63,18 @@ def test_activations_are_finite_and_depend_on_the_picture(tmp_path: Path, form: 
     assert torch.isfinite(features).all()
     assert 1e-3 < features.std() < 1e3
     assert (features[0] - features[1]).abs().max() > 0.01 * features.std()
+
+
+def test_answers_change_from_token_to_token_and_with_the_picture(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "nano", preset("nano"), layout="apple")
+    engine = Engine.load(tmp_path / "nano", device="cpu", dtype="float32")
+    photos = [draw_photo(width=192, height=192, seed=seed) for seed in (1, 2)]
+    first, second = (
+        engine.ask(PROMPT, images=[photo], max_new_tokens=24, ignore_eos=True).token_ids
+        for photo in photos
+    )
+    assert len(set(first)) > 8
+    assert first != second
 
 
 @pytest.mark.parametrize("name", ["0.5b", "7b"])

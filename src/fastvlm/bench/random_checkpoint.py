@@ -2,8 +2,9 @@
 
 Weights are drawn tensor by tensor while the files are written, so that a 7B folder needs the memory of one tensor.
 They are scaled so that activations stay finite in bfloat16 and no part of the network dies out: convolutions of
-variance-keeping size, depthwise mixers near the identity, layer scales of 0.2, embeddings of Qwen2's own 0.02. The
-decoder's layers then outweigh the embedding of the last token, so that greedy answers change from token to token.
+variance-keeping size, depthwise mixers near the identity, layer scales of 0.2. In the decoder, attention weighs about
+as much as the embedding of the last token and the other layers outweigh both, so that greedy answers depend on the
+picture and change from token to token: systems that agree on them agree for a reason.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ from fastvlm.processing.tokenizer import Tokenizer
 from fastvlm.processing.tokenizer_training import train_tokenizer
 
 LAYER_SCALE = 0.2
-EMBEDDING_STD = 0.02
-"""`initializer_range` of Qwen2's config.json."""
+EMBEDDING_STD = ATTENTION_GAIN = 0.1
 _IDENTITY_NOISE = 0.05
 
 
@@ -113,7 +113,8 @@ def random_tensor(name: str, shape: tuple[int, ...], *, seed: int) -> Tensor:
     if name in (EMBEDDINGS, OUTPUT_LAYER):
         return noise * EMBEDDING_STD
     if name.startswith("language_model."):
-        return noise / math.sqrt(shape[1])
+        gain = ATTENTION_GAIN if name.endswith("o_proj.weight") else 1
+        return noise * gain / math.sqrt(shape[1])
     if ".token_mixer.reparam_conv." in name or ".pos_emb." in name:
         return torch.nn.init.dirac_(torch.empty(shape), shape[0]) + noise * _IDENTITY_NOISE
     return noise * math.sqrt(
