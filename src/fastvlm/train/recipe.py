@@ -178,7 +178,7 @@ _NANO: Final = Recipe(
         Stage(
             name="C6 all questions",
             objective="answers",
-            num_samples=52_000,
+            num_samples=44_800,
             batch_size=32,
             learning_rate=1.5e-3,
             decay_fraction=0.45,
