@@ -72,6 +72,22 @@ def test_table_holds_the_figures(result: dict[str, Any]) -> None:
     assert "torch 2.15.0, transformers 5.23.0" in lines[-1]
 
 
+def test_only_our_first_system_is_compared_across_dtypes(result: dict[str, Any]) -> None:
+    result["systems"]["fastvlm:float32"] = system("fastvlm:float32", "float32", 3000.0)
+    result["systems"]["transformers:float32"] = system("transformers:float32", "float32", 5000.0)
+    ratio = result["ratios"]["fastvlm"]["transformers:bfloat16"]
+    result["ratios"] = {
+        ours: {f"transformers:{dtype}": ratio for dtype in ("bfloat16", "float32")}
+        for ours in ("fastvlm", "fastvlm:float32")
+    }
+    lines = [line for line in render_latency(result).splitlines() if " / " in line]
+    assert [line.split(": TTFT")[0] for line in lines] == [
+        "- `fastvlm` / `transformers:bfloat16`",
+        "- `fastvlm` / `transformers:float32`",
+        "- `fastvlm:float32` / `transformers:float32`",
+    ]
+
+
 def test_disagreement_is_said_aloud(result: dict[str, Any]) -> None:
     result["agreement"]["is_equal"] = False
     assert "NOT the same 33 greedy tokens" in render_latency(result)

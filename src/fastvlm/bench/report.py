@@ -103,9 +103,13 @@ def _where(result: Mapping[str, Any]) -> str:
 
 
 def _ratio_lines(result: Mapping[str, Any]) -> list[str]:
+    """Our first system beside all others, and each further one beside those of its own dtype."""
+    dtypes = {name: system["dtype"] for name, system in result["systems"].items()}
     lines = []
-    for ours, others in result["ratios"].items():
+    for index, (ours, others) in enumerate(result["ratios"].items()):
         for theirs, ratio in others.items():
+            if index and dtypes[ours] != dtypes[theirs]:
+                continue
             parts = [
                 f"{label} {ratio[name]:.2f}x"
                 for label, name in (
