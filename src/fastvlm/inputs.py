@@ -34,12 +34,28 @@ class ModelInputs:
     labels: NDArray[np.int64] | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedImage:
+    """A picture as the encoder takes it.
+
+    Attributes:
+        pixel_values: [tiles, 3, H, W] float32, RGB in 0..1.
+        num_tokens: tokens of all tiles together.
+        content_hash: SHA-256 of shape and pixels. Pictures with the same hash have the same features,
+            wherever they came from and however they were scaled.
+    """
+
+    pixel_values: NDArray[np.float32]
+    num_tokens: int
+    content_hash: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Where the time of one answer went, in milliseconds of wall time.
 
-    `ttft_ms` runs from receipt of the request, image decoding included, to the first token. `decode_ms` runs
-    from the first token to the last one.
+    `ttft_ms` runs from receipt of the request, image decoding included, to the first token. `decode_ms` is
+    the work after it, without the time that the caller takes between two pieces of text.
     """
 
     preprocess_ms: float = 0.0

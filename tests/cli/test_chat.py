@@ -42,6 +42,21 @@ def test_mistakes_do_not_end_the_conversation(chat: Run, tmp_path: Path) -> None
     assert len(result.out.splitlines()) >= 1
 
 
+def test_picture_waits_for_a_question_that_fits(
+    chat: Run, tiny_folder: Path, pictures: Path
+) -> None:
+    result = chat(stdin=f"/image {pictures / 'a.png'}\n{'word ' * 3000}\nHi\n")
+    assert "exceeds max_length" in result.err
+    answer = load(tiny_folder).ask("Hi", [pictures / "a.png"], max_new_tokens=6)
+    assert result.out == f"{answer.text}\n"
+
+
+def test_standard_input_is_no_picture_here(chat: Run) -> None:
+    result = chat("-", stdin="Hi\n")
+    assert result.code == 2
+    assert "standard input is the conversation" in result.err
+
+
 def test_conversation_is_saved_but_never_over_a_file(chat: Run, tmp_path: Path) -> None:
     target = tmp_path / "talk.txt"
     result = chat(stdin=f"Hi\n/stats\n/save {target}\n/save {target}\n")

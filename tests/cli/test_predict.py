@@ -88,7 +88,9 @@ def test_address_that_is_not_there(predict: Run, address: str) -> None:
 
 def test_several_pictures_in_one_question(predict: Run, pictures: Path) -> None:
     result = predict(pictures / "a.png", pictures / "b.jpg", "--together", "--json")
-    assert json.loads(result.out)["usage"]["image_tokens"] == 32
+    record = json.loads(result.out)
+    assert record["usage"]["image_tokens"] == 32
+    assert record["input"] == [str(pictures / "a.png"), str(pictures / "b.jpg")]
 
 
 def test_question_without_picture(predict: Run) -> None:
@@ -150,8 +152,16 @@ def test_broken_picture_has_its_line_of_json(predict: Run, pictures: Path) -> No
         (["--preset", "poem"], "no preset named 'poem'"),
         (["-p", "x", "--temperature", "-1"], "temperature is -1"),
         (["-p", "x", "--top-p", "0"], "top_p is 0"),
-        (["-p", "x", "--conv-mode", "vicuna"], "conv mode 'vicuna' is not known"),
-        (["-p", "x", "--image-mode", "stretch"], "stretch"),
+        (["-p", "x", "--conv-mode", "vicuna"], "--conv-mode"),
+        (["-p", "x", "--image-mode", "stretch"], "--image-mode"),
+        (["-p", "x", "--dtype", "int3"], "--dtype"),
+        (["-p", "x", "--device", "abacus"], "device 'abacus' is not known"),
+        (["-p", "x", "--image-size", "0"], "image_size"),
+        (["-p", " "], "the prompt is empty"),
+        (["-p", "x", "--seed", "99999999999999999999"], "seed is 99999999999999999999"),
+        ([""], "an empty name"),
+        (["Is there " + "a very long prompt " * 40 + "?"], "very long"),
+        (["-p", "x", "--json", "--jsonl"], "exclude each other"),
         (["-p", "x", "--image-size", "100000"], "100000"),
         (["-p", "x", "--load-8bit", "--load-4bit"], "exclude each other"),
         (["-p", "x", "--temperature", "warm"], "--temperature"),
@@ -172,8 +182,6 @@ def test_wrong_use_is_one_clear_line_and_exit_code_2(
     [
         (["--model", "no-such-model"], 4, "no-such-model"),
         (["--model", "0.5b"], 4, "fastvlm models pull 0.5b"),
-        (["--device", "abacus"], 1, "device 'abacus' is not known"),
-        (["--dtype", "int3"], 1, "dtype 'int3' is not known"),
     ],
 )
 def test_model_that_cannot_be_loaded(

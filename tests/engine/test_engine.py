@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastvlm.engine import Answer, Engine
-from fastvlm.errors import ConfigError, ContextLengthError, MediaError, NumericalError
+from fastvlm.errors import (
+    ConfigError,
+    ContextLengthError,
+    MediaError,
+    NumericalError,
+    ShapeError,
+)
 from fastvlm.messages import Message, user_message
 
 QUESTIONS = ["What color is the circle?", "How many?", "Is there a red square left of it?"]
@@ -161,11 +169,106 @@ def test_non_finite_logits_are_an_error(tiny_engine: Engine) -> None:
         ({"num_beams": 0}, "num_beams is 0"),
         ({"stop": ""}, "stop is"),
         ({"max_tokens": 5}, "unknown option 'max_tokens'"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5; expected a whole number"),
+        ({"temperature": None}, "temperature is None; expected a number"),
+        ({"seed": -1}, "seed is -1"),
+        ({"stop": 5}, "stop is 5"),
+        ({"stop": ["a", 5]}, "expected texts"),
     ],
 )
 def test_bad_options_are_named(tiny_engine: Engine, options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny_engine.ask("Hi", **options)
+
+
+def test_one_picture_needs_no_list(tiny_engine: Engine, tmp_path) -> None:
+    array = picture(0)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    expected = tiny_engine.ask("Hi", [array], max_new_tokens=4).text
+    path = tmp_path / "a.png"
+    for source in (array, Image.fromarray(array), path, str(path), path.read_bytes()):
+        assert tiny_engine.ask("Hi", source, max_new_tokens=4).text == expected
+    assert tiny_engine.ask("Hi", (image for image in [array]), max_new_tokens=4).text == expected
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda engine: engine.ask(b"hi"),
+        lambda engine: engine.ask([{"role": "user", "content": "hi"}]),
+        lambda engine: engine.ask(None, images=[picture(0)]),
+        lambda engine: engine.ask("hi", images=5),
+        lambda engine: engine.ask("hi", images=[None]),
+        lambda engine: engine.generate("What?"),
+        lambda engine: engine.chat(temperature=-1),
+    ],
+    ids=["bytes", "dicts", "none", "number", "no picture", "one text", "chat option"],
+)
+def test_wrong_types_are_errors_of_this_package(tiny_engine: Engine, ask) -> None:
+    with pytest.raises((ConfigError, ShapeError), match="expected"):
+        ask(tiny_engine)
+
+
+def test_a_message_is_a_conversation_of_one(tiny_engine: Engine) -> None:
+    message = user_message("Hi", picture(0))
+    expected = tiny_engine.ask([message], max_new_tokens=4).text
+    assert tiny_engine.ask(message, max_new_tokens=4).text == expected
+
+
+def test_seed_repeats_sampled_beams(tiny_engine: Engine) -> None:
+    options = {"num_beams": 3, "temperature": 3.0, "max_new_tokens": 8}
+    texts = {tiny_engine.ask("Hi", seed=1, **options).text for _ in range(3)}
+    assert len(texts) == 1
+    assert {tiny_engine.ask("Hi", seed=seed, **options).text for seed in range(2, 6)} != texts
+
+
+def test_beams_have_figures(tiny_engine: Engine) -> None:
+    answer = tiny_engine.ask("Hi", num_beams=3, max_new_tokens=8)
+    timings = answer.timings
+    assert timings.prefill_ms > 0
+    assert timings.decode_ms > 0
+    assert timings.ttft_ms > timings.prefill_ms + timings.decode_ms
+
+
+def test_slow_reader_does_not_slow_the_figures(tiny_engine: Engine) -> None:
+    stream = tiny_engine.stream("Hi", max_new_tokens=6)
+    began = time.perf_counter()
+    for _ in stream:
+        time.sleep(0.1)  # stands for whatever the caller does with a piece
+    waited_ms = (time.perf_counter() - began) * 1000
+    assert stream.answer.timings.decode_ms < waited_ms - 200
+
+
+def test_chat_remembers_the_picture_as_it_was(tiny_engine: Engine, tmp_path) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    chat = tiny_engine.chat(max_new_tokens=4)
+    with Image.open(tmp_path / "a.png") as image:
+        chat.ask("Hi", image)
+    changing = picture(1)
+    chat.ask("And this?", changing)
+    changing[:] = 0
+    (tmp_path / "a.png").unlink()
+    again = tiny_engine.chat(max_new_tokens=4)
+    again.ask("Hi", picture(0))
+    again.ask("And this?", picture(1))
+    assert chat.ask("Go on.").text == again.ask("Go on.").text
+
+
+def test_listeners_of_a_chat_stream_all_hear_the_answer(tiny_engine: Engine) -> None:
+    chat = tiny_engine.chat(max_new_tokens=4)
+    heard = []
+    stream = chat.stream("Hi")
+    stream.when_finished(heard.append)
+    assert heard == [] != [stream.answer]
+    assert heard == [stream.answer]
+    assert len(chat.messages) == 2
+
+
+def test_failed_stream_keeps_its_error(tiny_engine: Engine) -> None:
+    stream = tiny_engine.stream("word " * 500)
+    for _ in range(2):
+        with pytest.raises(ContextLengthError):
+            _ = stream.answer
 
 
 def test_missing_picture_is_named(tiny_engine: Engine, tmp_path) -> None:

@@ -63,9 +63,12 @@ def test_beams_equal_transformers(num_beams: int, seed: int) -> None:
         eos_token_id=EOS,
         pad_token_id=0,
     )[0, 5:].tolist()
+    backend = ReferenceBackend(model)
+    logits, state = backend.prefill([Prompt(prompt, None)])
     found = beam_search(
-        ReferenceBackend(model),
-        Prompt(prompt, None),
+        backend,
+        logits,
+        state,
         GenerationOptions(num_beams=num_beams, max_new_tokens=10),
         eos_token_ids=frozenset({EOS}),
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -42,6 +43,8 @@ class Backend(Protocol):
     """The network, somewhere, in some number format."""
 
     config: FastVLMConfig
+    device: torch.device
+    """Where logits and features lie."""
     description: str
     """Backend, device and dtype in a few words, for people."""
 

@@ -69,6 +69,7 @@ class _ClockedBackend:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.config = backend.config
+        self.device = backend.device
         self.description = backend.description
         self.forget()
 

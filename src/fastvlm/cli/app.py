@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failure while running, 2 wrong use or unreadable input, 3 
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -16,16 +18,18 @@ from fastvlm.cli.chat import chat
 from fastvlm.cli.predict import predict
 from fastvlm.cli.train import train
 from fastvlm.errors import (
+    BackendError,
     CheckpointError,
     ConfigError,
     ContextLengthError,
     FastVLMError,
     MediaError,
+    NumericalError,
 )
 
 app = typer.Typer(
     name="fastvlm",
-    help="Run, stream, fine-tune and measure FastVLM.",
+    help="Run and measure FastVLM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,22 +59,30 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Run, stream, fine-tune and measure FastVLM."""
+    """Run and measure FastVLM."""
 
 
 def main() -> None:
     """Entry point of the `fastvlm` script; wrong use and Ctrl-C are typer's to report (2 and 130)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # started with a closed stream, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
     try:
         app()
     except FastVLMError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(exit_code_of(error)) from None
+    except OSError as error:  # a full disk, a closed stream, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {where}{error.strerror or error}", err=True)
+        raise SystemExit(1) from None
 
 
 def exit_code_of(error: FastVLMError) -> int:
     """The exit code that stands for this class of error."""
     if isinstance(error, CheckpointError):
         return 4
-    if isinstance(error, ConfigError | MediaError | ContextLengthError):
+    wrong_use = ConfigError | MediaError | ContextLengthError | BackendError
+    if isinstance(error, wrong_use) and not isinstance(error, NumericalError):
         return 2
     return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def chat(
     image_mode: options.ImageMode = None,
     image_size: options.ImageSize = None,
     max_pixels: options.MaxPixels = 40_000_000,
-    max_image_bytes: options.MaxImageBytes = 20 * 2**20,
+    max_bytes: options.MaxBytes = 20 * 2**20,
     max_edge: options.MaxEdge = 16384,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 512,
@@ -87,19 +88,19 @@ class _Session:
 
     def add_image(self, name: str) -> None:
         """Open a picture now, so that a wrong name is noticed at once; it goes with the next question."""
-        from fastvlm.processing.image_file import open_image
-
-        limits = self._engine.processor.limits
+        if name == "-":
+            raise ConfigError("- is for `fastvlm predict`; here standard input is the conversation")
+        processor = self._engine.processor
         for picture in expand([name]):
-            self._waiting_images.append(open_image(picture.read(limits), limits=limits))
+            self._waiting_images.append(processor.prepare_image(picture.read(processor.limits)))
 
     def _ask(self, line: str) -> None:
-        images, self._waiting_images = self._waiting_images, []
-        stream = self._conversation.stream(line, images)
+        stream = self._conversation.stream(line, self._waiting_images)
         with first_interrupt(stream.cancel):
             for piece in stream:
                 write_piece(piece)
             self._last_answer = stream.answer
+        self._waiting_images = []
         write_piece("\n")
 
     def _obey(self, line: str) -> None:
@@ -134,10 +135,18 @@ class _Session:
 def _lines() -> Iterator[str]:
     """Lines typed or piped in, without blank ones; Ctrl-C at the prompt clears the line."""
     is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        with suppress(ImportError):  # Windows has none, and edits lines by itself
+            import readline  # noqa: F401 - importing it gives `input` line editing and history
+    has_prompt = is_terminal and sys.stdout.isatty()
     while True:
+        if is_terminal and not has_prompt:  # answers go elsewhere, and the prompt is none
+            typer.echo("> ", nl=False, err=True)
         try:
-            line = input("> " if is_terminal else "").strip()
+            line = input("> " if has_prompt else "").strip()
         except EOFError:
+            if is_terminal:
+                note("")
             return
         except KeyboardInterrupt:
             note("(/quit to end)")

@@ -6,7 +6,7 @@ The spellings with an underscore are those of Apple's predict.py.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -38,12 +38,14 @@ TokenizerPath = Annotated[
     typer.Option(help="Folder with tokenizer files, if the model has none.", rich_help_panel=MODEL),
 ]
 ConvMode = Annotated[
-    str, typer.Option(help="Layout of the prompt: qwen_2 or plain.", rich_help_panel=MODEL)
+    Literal["qwen_2", "plain"],
+    typer.Option(help="Layout of the prompt.", rich_help_panel=MODEL),
 ]
 ImageMode = Annotated[
-    str | None,
+    Literal["pad", "crop", "anyres", "native"] | None,
     typer.Option(
-        help="How a picture becomes a square: pad, crop, anyres or native. [default: the model's]",
+        help="How a picture becomes a square.",
+        show_default="the model's",
         rich_help_panel=PICTURES,
     ),
 ]
@@ -52,14 +54,15 @@ ImageSize = Annotated[
     typer.Option(
         "--image-size",
         "--resolution",
-        help="Pixels per side, 256 to 2048. [default: the model's]",
+        help="Pixels per side, 64 to 2048.",
+        show_default="the model's",
         rich_help_panel=PICTURES,
     ),
 ]
 MaxPixels = Annotated[
     int, typer.Option(help="Largest picture in pixels.", rich_help_panel=PICTURES)
 ]
-MaxImageBytes = Annotated[
+MaxBytes = Annotated[
     int, typer.Option(help="Largest picture file in bytes.", rich_help_panel=PICTURES)
 ]
 MaxEdge = Annotated[int, typer.Option(help="Longest side in pixels.", rich_help_panel=PICTURES)]
@@ -130,11 +133,12 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MACHINE)
 ]
 Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MACHINE)
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Number format of the network.", rich_help_panel=MACHINE),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(help="CPU threads. [default: all cores]", min=1, rich_help_panel=MACHINE),
+    typer.Option(help="CPU threads.", show_default="all cores", min=1, rich_help_panel=MACHINE),
 ]
 Load8Bit = Annotated[
     bool,

@@ -37,11 +37,13 @@ class Picture:
             if not data:
                 raise MediaError("standard input is empty; expected the bytes of a picture")
             return data
+        if self.name.startswith("data:") and not _is_file(self.name):
+            return self.name
         if is_address(self.name):
             from fastvlm.processing.image_url import fetch_image
 
             return fetch_image(self.name, limits=limits)
-        return self.name if self.name.startswith("data:") else Path(self.name)
+        return self.name if "://" in self.name else Path(self.name)
 
 
 def is_address(name: str) -> bool:
@@ -56,10 +58,13 @@ def expand(names: Sequence[str]) -> list[Picture]:
         MediaError: a pattern without match, or a folder without pictures.
     """
     found: list[Picture] = []
-    for name in names:
-        if name == "-" or is_address(name) or name.startswith("data:") or Path(name).is_file():
+    for typed in names:
+        if not typed:
+            raise MediaError("an empty name stands among the pictures; is a shell variable unset?")
+        name = str(Path(typed).expanduser()) if typed.startswith("~") else typed
+        if name == "-" or is_address(name) or name.startswith("data:") or _is_file(name):
             found.append(Picture(name))
-        elif Path(name).is_dir():
+        elif _is_folder(name):
             found += _in_folder(Path(name))
         elif glob.has_magic(name):
             matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - takes absolute patterns too
@@ -71,8 +76,24 @@ def expand(names: Sequence[str]) -> list[Picture]:
     return found
 
 
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # e.g. too long for a name: a prompt typed without --prompt
+        return False
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:
+        return False
+
+
 def _in_folder(folder: Path) -> list[Picture]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
     if not files:
         raise MediaError(
             f"{folder}: no pictures in this folder; expected {', '.join(sorted(SUFFIXES))}"

@@ -36,7 +36,7 @@ def predict(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", "-p", help=f"The question. [default: {DEFAULT_PROMPT}]"),
+        typer.Option("--prompt", "-p", help="The question.", show_default=DEFAULT_PROMPT),
     ] = None,
     preset: Annotated[
         str | None,
@@ -57,7 +57,7 @@ def predict(
     ] = False,
     stream: Annotated[
         bool | None,
-        typer.Option("--stream/--no-stream", help="Word by word. [default: on a terminal]"),
+        typer.Option("--stream/--no-stream", help="Word by word.", show_default="on a terminal"),
     ] = None,
     model: options.Model = "nano",
     model_base: options.ModelBase = None,
@@ -66,7 +66,7 @@ def predict(
     image_mode: options.ImageMode = None,
     image_size: options.ImageSize = None,
     max_pixels: options.MaxPixels = 40_000_000,
-    max_image_bytes: options.MaxImageBytes = 20 * 2**20,
+    max_bytes: options.MaxBytes = 20 * 2**20,
     max_edge: options.MaxEdge = 16384,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = 256,
@@ -87,7 +87,11 @@ def predict(
     arguments = dict(locals())
     if prompt is not None and preset is not None:
         raise ConfigError("--prompt and --preset exclude each other; give one of them")
+    if as_json and as_jsonl:
+        raise ConfigError("--json and --jsonl exclude each other; give one of them")
     question = preset_prompt(preset) if preset is not None else prompt
+    if question is not None and not question.strip():
+        raise ConfigError("the prompt is empty; expected a question")
     pictures = expand([*(images or ()), *(image_file or ())])
     if not pictures and question is None:
         raise ConfigError("no picture and no prompt; try `fastvlm predict PICTURE --prompt TEXT`")
@@ -99,7 +103,7 @@ def predict(
     engine = load_engine(arguments, is_quiet=quiet)
     run = _Run(
         engine=engine,
-        prompt=question or DEFAULT_PROMPT,
+        prompt=DEFAULT_PROMPT if question is None else question,
         system=system,
         keywords=keywords,
         form=form,
@@ -180,7 +184,8 @@ class _Run:
         answer: Answer | None = None,
         error: str | None = None,
     ) -> None:
-        record: dict[str, Any] = {"input": _name(group), "index": index}
+        names = [picture.name for picture in group]
+        record: dict[str, Any] = {"input": names[0] if len(names) == 1 else names, "index": index}
         if answer is not None:
             record |= {
                 "text": answer.text,

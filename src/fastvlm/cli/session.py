@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from fastvlm.errors import ConfigError
 
@@ -36,7 +37,7 @@ def load_engine(arguments: dict[str, Any], *, is_quiet: bool) -> Engine:
     stderr = Console(stderr=True)
     if is_quiet or not stderr.is_terminal:
         return _load(arguments)
-    with stderr.status(f"loading {arguments['model']}"):
+    with stderr.status(Text(f"loading {arguments['model']}")):
         return _load(arguments)
 
 
@@ -57,7 +58,7 @@ def _load(arguments: dict[str, Any]) -> Engine:
         image_size=arguments["image_size"],
         limits=ImageLimits(
             max_pixels=arguments["max_pixels"],
-            max_bytes=arguments["max_image_bytes"],
+            max_bytes=arguments["max_bytes"],
             max_edge=arguments["max_edge"],
         ),
         conv_mode=arguments["conv_mode"],
@@ -69,8 +70,9 @@ def _load(arguments: dict[str, Any]) -> Engine:
 @contextmanager
 def first_interrupt(call: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C calls `call`, so that what there is can be shown; the next one interrupts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
+    is_main = threading.current_thread() is threading.main_thread()  # only it gets signals
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup
+        yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler

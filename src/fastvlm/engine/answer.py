@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from fastvlm.errors import FastVLMError
 from fastvlm.inputs import Timings, Usage
 
 if TYPE_CHECKING:
@@ -51,20 +52,25 @@ class AnswerStream(Iterator[str]):
         self._cancelled = threading.Event()
         self._pieces = start(self._cancelled)
         self._answer: Answer | None = None
-        self._when_finished: Callable[[Answer], None] | None = None
+        self._error: FastVLMError | None = None
+        self._listeners: list[Callable[[Answer], None]] = []
 
     def __next__(self) -> str:
-        piece = next(self._pieces)
+        try:
+            piece = next(self._pieces)
+        except FastVLMError as error:
+            self._error = error
+            raise
         if isinstance(piece, str):
             return piece
         self._answer = piece
-        if self._when_finished is not None:
-            self._when_finished(piece)
+        for listener in self._listeners:
+            listener(piece)
         raise StopIteration
 
     def when_finished(self, call: Callable[[Answer], None]) -> None:
         """Have a function called with the finished answer, cancelled ones included."""
-        self._when_finished = call
+        self._listeners.append(call)
 
     def cancel(self) -> None:
         """End the answer at the next token; safe to call from any thread."""
@@ -72,8 +78,10 @@ class AnswerStream(Iterator[str]):
 
     @property
     def answer(self) -> Answer:
-        """The finished answer; reads what is left of the stream first."""
+        """The finished answer; reads what is left of the stream first, and raises what reading raised."""
         for _ in self:
             pass
+        if self._error is not None:
+            raise self._error
         assert self._answer is not None
         return self._answer

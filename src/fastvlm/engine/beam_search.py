@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastvlm.backends.base import Backend, Prompt
+from fastvlm.backends.base import Backend, DecodeState
 from fastvlm.engine.options import GenerationOptions
 from fastvlm.engine.sampling import filter_logits, penalize_repetition
 
@@ -32,7 +32,8 @@ class Hypothesis:
 
 def beam_search(
     backend: Backend,
-    prompt: Prompt,
+    logits: Tensor,
+    state: DecodeState,
     options: GenerationOptions,
     *,
     eos_token_ids: frozenset[int],
@@ -42,8 +43,16 @@ def beam_search(
     """The likeliest answer found, with its end token if it has one.
 
     At a temperature above 0, candidates are drawn instead of ranked (beam sampling).
+
+    Args:
+        backend: continues the beams.
+        logits: [1, V] after the prompt.
+        state: what the prompt left behind.
+        options: number of beams, length, penalty and temperature.
+        eos_token_ids: what ends an answer.
+        generator: source of randomness on the device of `logits`.
+        is_cancelled: asked at every step; the best answer so far is given then.
     """
-    logits, state = backend.prefill([prompt])
     beams = [Hypothesis((), 0.0)]
     finished: list[Hypothesis] = []
     while True:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from fastvlm.engine.answer import Answer, AnswerStream
-from fastvlm.engine.options import OptionKeywords
-from fastvlm.messages import ImageSource, Message, user_message
+from fastvlm.engine.options import GenerationOptions
+from fastvlm.inputs import PreparedImage
+from fastvlm.messages import ImageSource, Message, as_image_sources, user_message
 
 
 class Conversation:
@@ -20,14 +22,14 @@ class Conversation:
 
     def __init__(
         self,
-        start: Callable[..., AnswerStream],
-        open_image: Callable[[ImageSource], ImageSource],
+        start: Callable[[Sequence[Message], GenerationOptions, float], AnswerStream],
+        prepare_image: Callable[[ImageSource], PreparedImage],
         *,
+        options: GenerationOptions,
         system: str | None = None,
-        options: OptionKeywords | None = None,
     ) -> None:
-        self._start, self._open_image = start, open_image
-        self._options: OptionKeywords = options or {}
+        self._start, self._prepare_image = start, prepare_image
+        self.options = options
         self.system = system
         self.messages: list[Message] = []
         self.reset()
@@ -36,17 +38,18 @@ class Conversation:
         """Forget all turns but the system text."""
         self.messages = [] if self.system is None else [Message.from_text("system", self.system)]
 
-    def ask(self, prompt: str, images: Sequence[ImageSource] = ()) -> Answer:
+    def ask(self, prompt: str, images: ImageSource | Iterable[ImageSource] = ()) -> Answer:
         """Answer the next turn."""
         return self.stream(prompt, images).answer
 
-    def stream(self, prompt: str, images: Sequence[ImageSource] = ()) -> AnswerStream:
+    def stream(self, prompt: str, images: ImageSource | Iterable[ImageSource] = ()) -> AnswerStream:
         """Answer the next turn piece by piece. The turn counts once the answer is finished or cancelled.
 
-        Pictures are read from disk here, once; later changes to the files do not change the conversation.
+        Pictures are read and scaled here, once; later changes to them do not change the conversation.
         """
-        question = user_message(prompt, *map(self._open_image, images))
-        stream = self._start([*self.messages, question], **self._options)
+        received_at = time.perf_counter()
+        question = user_message(prompt, *map(self._prepare_image, as_image_sources(images)))
+        stream = self._start([*self.messages, question], self.options, received_at)
         stream.when_finished(
             lambda answer: self.messages.extend(
                 [question, Message.from_text("assistant", answer.text)]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from fastvlm.backends.base import Backend, Prompt
 from fastvlm.engine.answer import FinishReason
@@ -33,20 +32,20 @@ class Row:
     pieces: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     first_token_at: float = 0.0
-    last_token_at: float = 0.0
     prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    """Work after the first token; the time that a reader takes between two pieces does not count."""
 
     def accept(self, token_id: int) -> str:
         """Add a token; returns the text that has become final with it."""
-        self.last_token_at = time.perf_counter()
-        self.first_token_at = self.first_token_at or self.last_token_at
+        self.first_token_at = self.first_token_at or time.perf_counter()
         self.token_ids.append(token_id)
         if token_id in self.eos_token_ids:
             return self.finish("stop")
         text = self.decoder.push(token_id)
         if self.decoder.stopped:
             self.finish_reason = "stop"
-        elif len(self.token_ids) == self.options.max_new_tokens:
+        elif len(self.token_ids) >= self.options.max_new_tokens:
             return self._keep(text) + self.finish("length")
         return self._keep(text)
 
@@ -80,11 +79,16 @@ def decode(
     for row in rows:
         row.prefill_seconds = time.perf_counter() - started
     active = list(rows)
+    started = time.perf_counter()
     while True:
-        for row, row_logits in zip(active, logits, strict=True):
-            text = row.accept(_pick(row, row_logits))
-            if text:
-                yield row, text
+        pieces = [
+            (row, row.accept(pick_token(row_logits, row.options, row.token_ids, row.generator)))
+            for row, row_logits in zip(active, logits, strict=True)
+        ]
+        if len(active[0].token_ids) > 1:
+            for row in active:
+                row.decode_seconds += time.perf_counter() - started
+        yield from ((row, text) for row, text in pieces if text)
         going = [i for i, row in enumerate(active) if row.finish_reason is None]
         if is_cancelled():
             for i in going:
@@ -95,28 +99,30 @@ def decode(
         if len(going) < len(active):
             state = backend.select(state, torch.tensor(going, device=logits.device))
             active = [active[i] for i in going]
+        started = time.perf_counter()
         newest = torch.tensor([row.token_ids[-1] for row in active], device=logits.device)
         logits = backend.decode_step(newest, state)
-
-
-def _pick(row: Row, logits: Tensor) -> int:
-    if row.generator is None and row.options.seed is not None:
-        row.generator = torch.Generator(logits.device).manual_seed(row.options.seed)
-    return pick_token(logits, row.options, row.token_ids, row.generator)
 
 
 def _decode_beams(
     backend: Backend, row: Row, is_cancelled: Callable[[], bool]
 ) -> Iterator[tuple[Row, str]]:
-    """Beam search knows its answer only at the end, so that all text comes at once."""
+    """Beam search knows its answer only at the end, so that all text comes at once, and TTFT is its end."""
+    started = time.perf_counter()
+    logits, state = backend.prefill([row.prompt])
+    backend.synchronize()
+    prefilled = time.perf_counter()
+    row.prefill_seconds = prefilled - started
     found = beam_search(
         backend,
-        row.prompt,
+        logits,
+        state,
         row.options,
         eos_token_ids=row.eos_token_ids,
         generator=row.generator,
         is_cancelled=is_cancelled,
     )
+    row.decode_seconds = time.perf_counter() - prefilled
     for token_id in found.token_ids:
         text = row.accept(token_id)
         if text:

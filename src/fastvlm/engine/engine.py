@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self, Unpack
 
@@ -22,10 +22,9 @@ from fastvlm.engine.decode_loop import Row, decode
 from fastvlm.engine.detokenizer import StreamDecoder
 from fastvlm.engine.feature_cache import FeatureCache
 from fastvlm.engine.options import GenerationOptions, OptionKeywords, options_from
-from fastvlm.errors import BackendError, ConfigError, ContextLengthError
+from fastvlm.errors import BackendError, ConfigError
 from fastvlm.inputs import Timings, Usage
-from fastvlm.messages import ImageSource, Message, user_message
-from fastvlm.processing.image_file import open_image
+from fastvlm.messages import ImageSource, Message, as_image_sources, user_message
 from fastvlm.processing.processor import Processor
 
 if TYPE_CHECKING:
@@ -114,6 +113,8 @@ class Engine:
 
         if backend not in ("auto", "torch"):
             raise BackendError(f"backend {backend!r} is not known; expected auto or torch")
+        if quantize not in (None, "int8", "int4"):
+            raise ConfigError(f"quantize is {quantize!r}; expected int8, int4 or None")
         folder = resolve_model(name_or_path)
         base = None if model_base is None else resolve_model(model_base)
         network = TorchBackend.load(
@@ -121,15 +122,18 @@ class Engine:
         )
         config = replace(
             network.config,
-            image_mode=image_mode or network.config.image_mode,
-            image_size=image_size or network.config.image_size,
+            image_mode=network.config.image_mode if image_mode is None else image_mode,
+            image_size=network.config.image_size if image_size is None else image_size,
         )
         processor = Processor.from_folder(
             tokenizer_path or base or folder, config, limits=limits, conv_mode=conv_mode
         )
         if (caveat := processor.image_processor.caveat) is not None:
-            logger.warning("%s", caveat)
+            logger.warning("image mode %r: %s", config.image_mode, caveat)
         return cls(network, processor, name=str(name_or_path))
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.name}: {self.backend.description}>"
 
     @property
     def config(self) -> FastVLMConfig:
@@ -138,8 +142,8 @@ class Engine:
 
     def ask(
         self,
-        prompt: str | Sequence[Message],
-        images: Sequence[ImageSource] = (),
+        prompt: str | Message | Sequence[Message],
+        images: ImageSource | Iterable[ImageSource] = (),
         *,
         system: str | None = None,
         **options: Unpack[OptionKeywords],
@@ -148,7 +152,7 @@ class Engine:
 
         Args:
             prompt: the question, or a whole conversation that ends with a user message.
-            images: pictures that the question is about: paths, bytes, Pillow pictures or uint8 arrays.
+            images: what the question is about, one or several: paths, bytes, Pillow pictures, uint8 arrays.
             system: replaces the system text.
             **options: see `GenerationOptions`.
 
@@ -161,22 +165,20 @@ class Engine:
 
     def stream(
         self,
-        prompt: str | Sequence[Message],
-        images: Sequence[ImageSource] = (),
+        prompt: str | Message | Sequence[Message],
+        images: ImageSource | Iterable[ImageSource] = (),
         *,
         system: str | None = None,
         **options: Unpack[OptionKeywords],
     ) -> AnswerStream:
         """Like `ask`, but gives the text piece by piece. Errors are raised here or while reading."""
+        received_at = time.perf_counter()
         messages = to_messages(prompt, images, system=system)
-        checked = options_from(options, GenerationOptions())
-        return AnswerStream(
-            lambda cancelled: self._generate([messages], checked, is_cancelled=cancelled.is_set)
-        )
+        return self._stream(messages, options_from(options, GenerationOptions()), received_at)
 
     def generate(
         self,
-        conversations: Sequence[str | Sequence[Message]],
+        conversations: Sequence[str | Message | Sequence[Message]],
         *,
         cancelled: threading.Event | None = None,
         **options: Unpack[OptionKeywords],
@@ -188,7 +190,12 @@ class Engine:
         Raises:
             ConfigError: more than one conversation with num_beams above 1.
         """
+        received_at = time.perf_counter()
         checked = options_from(options, GenerationOptions())
+        if isinstance(conversations, str):
+            raise ConfigError(
+                f"generate got one text, {conversations!r}; expected a list of questions or conversations"
+            )
         if checked.num_beams > 1 and len(conversations) > 1:
             raise ConfigError(
                 f"num_beams is {checked.num_beams} for {len(conversations)} conversations; "
@@ -198,26 +205,31 @@ class Engine:
             return []
         messages = [to_messages(conversation) for conversation in conversations]
         is_cancelled = (lambda: False) if cancelled is None else cancelled.is_set
-        generated = self._generate(messages, checked, is_cancelled=is_cancelled)
+        generated = self._generate(messages, checked, received_at, is_cancelled)
         return [piece for piece in generated if isinstance(piece, Answer)]
 
     def chat(self, *, system: str | None = None, **options: Unpack[OptionKeywords]) -> Conversation:
-        """Start a conversation that remembers its turns; each picture is encoded once."""
+        """Start a conversation that remembers its turns; each picture is read and encoded once."""
+        checked = options_from(options, GenerationOptions())
+        return Conversation(
+            self._stream, self.processor.prepare_image, options=checked, system=system
+        )
 
-        def open_once(image: ImageSource) -> ImageSource:
-            return open_image(image, limits=self.processor.limits)
-
-        return Conversation(self.stream, open_once, system=system, options=options)
+    def _stream(
+        self, messages: Sequence[Message], options: GenerationOptions, received_at: float
+    ) -> AnswerStream:
+        return AnswerStream(
+            lambda cancelled: self._generate([messages], options, received_at, cancelled.is_set)
+        )
 
     def _generate(
         self,
         conversations: Sequence[Sequence[Message]],
         options: GenerationOptions,
-        *,
+        received_at: float,
         is_cancelled: Callable[[], bool],
     ) -> Iterator[str | Answer]:
         """Pieces of text of all conversations, then their answers in order."""
-        received_at = time.perf_counter()
         requests = [self._encode(messages, received_at) for messages in conversations]
         rows = [self._row(request.prompt, options) for request in requests]
         for _, text in decode(self.backend, rows, is_cancelled=is_cancelled):
@@ -250,38 +262,46 @@ class Engine:
         )
 
     def _row(self, prompt: Prompt, options: GenerationOptions) -> Row:
-        room = self.config.max_length - len(prompt.input_ids)
-        if room < 1:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt.input_ids)} tokens, which leaves no room for an answer in a "
-                f"context of {self.config.max_length}; shorten it or use fewer or smaller pictures"
-            )
+        room = self.config.max_length - len(prompt.input_ids)  # at least 1: `assemble` saw to it
         fitted = options_from({"max_new_tokens": min(options.max_new_tokens, room)}, options)
         return Row(
             prompt,
             fitted,
             StreamDecoder(self.processor.tokenizer, options.stop),
             frozenset() if options.ignore_eos else self._eos_token_ids,
+            self._generator(options.seed),
         )
+
+    def _generator(self, seed: int | None) -> torch.Generator | None:
+        return None if seed is None else torch.Generator(self.backend.device).manual_seed(seed)
 
 
 def to_messages(
-    prompt: str | Sequence[Message],
-    images: Sequence[ImageSource] = (),
+    prompt: str | Message | Sequence[Message],
+    images: ImageSource | Iterable[ImageSource] = (),
     *,
     system: str | None = None,
 ) -> tuple[Message, ...]:
     """A question with its pictures, or a conversation as it is, as messages.
 
     Raises:
-        ConfigError: pictures or a system text beside a conversation, which has places for both.
+        ConfigError: neither a text nor messages; or pictures or a system text beside a conversation, which
+            has places for both.
     """
+    sources = as_image_sources(images)
     if isinstance(prompt, str):
-        question = user_message(prompt, *images)
+        question = user_message(prompt, *sources)
         return (question,) if system is None else (Message.from_text("system", system), question)
-    if len(images) or system is not None:
+    messages = (prompt,) if isinstance(prompt, Message) else prompt
+    if not isinstance(messages, list | tuple) or not all(
+        isinstance(message, Message) for message in messages
+    ):
+        raise ConfigError(
+            f"the prompt is {prompt!r:.80}; expected a text or a list of fastvlm.Message"
+        )
+    if sources or system is not None:
         raise ConfigError("images and system go into the messages when a conversation is given")
-    return tuple(prompt)
+    return tuple(messages)
 
 
 def _finish(request: _Encoded, row: Row) -> Answer:
@@ -298,7 +318,7 @@ def _finish(request: _Encoded, row: Row) -> Answer:
             preprocess_ms=request.preprocess_seconds * 1000,
             vision_ms=request.vision_seconds * 1000,
             prefill_ms=row.prefill_seconds * 1000,
-            decode_ms=(row.last_token_at - row.first_token_at) * 1000,
+            decode_ms=row.decode_seconds * 1000,
             ttft_ms=(row.first_token_at - request.received_at) * 1000,
             completion_tokens=len(row.token_ids),
         ),

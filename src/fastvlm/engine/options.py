@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
@@ -33,14 +33,28 @@ class GenerationOptions:
     """Go on after the model has ended its answer, up to max_new_tokens; for measuring speed."""
 
     def __post_init__(self) -> None:
-        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        _require(0 <= self.temperature <= 10, "temperature", self.temperature, "0 to 10")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(self.top_k >= 0, "top_k", self.top_k, "0 (all) or more")
-        penalty = self.repetition_penalty
-        _require(0 < penalty <= 10, "repetition_penalty", penalty, "above 0 and at most 10")
-        _require(1 <= self.num_beams <= 64, "num_beams", self.num_beams, "1 to 64")
-        _require(all(self.stop), "stop", self.stop, "no empty text")
+        self._require_whole("max_new_tokens", 1, 2**31)
+        self._require_whole("top_k", 0, 2**31)
+        self._require_whole("num_beams", 1, 64)
+        if self.seed is not None:
+            self._require_whole("seed", 0, 2**63 - 1)
+        self._require_number("temperature", lambda value: 0 <= value <= 10, "0 to 10")
+        self._require_number("top_p", lambda value: 0 < value <= 1, "above 0 and at most 1")
+        self._require_number(
+            "repetition_penalty", lambda value: 0 < value <= 10, "above 0 and at most 10"
+        )
+        if not all(text and type(text) is str for text in self.stop):
+            raise ConfigError(f"stop is {self.stop!r}; expected texts, none of them empty")
+
+    def _require_whole(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or not low <= value <= high:
+            raise ConfigError(f"{name} is {value!r}; expected a whole number, {low} to {high}")
+
+    def _require_number(self, name: str, is_fine: Callable[[float], bool], expected: str) -> None:
+        value = getattr(self, name)
+        if type(value) not in (int, float) or not is_fine(value):
+            raise ConfigError(f"{name} is {value!r}; expected a number, {expected}")
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -72,10 +86,7 @@ def options_from(keywords: Mapping[str, Any], base: GenerationOptions) -> Genera
     changes = dict(keywords)
     if "stop" in changes:
         stop = changes["stop"]
+        if not isinstance(stop, str | tuple | list):
+            raise ConfigError(f"stop is {stop!r}; expected a text or several")
         changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     return replace(base, **changes)
-
-
-def _require(is_fine: bool, name: str, value: object, expected: str) -> None:
-    if not is_fine:
-        raise ConfigError(f"{name} is {value!r}; expected {expected}")

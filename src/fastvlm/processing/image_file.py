@@ -120,6 +120,11 @@ def open_image(
             raise MediaError(
                 f"{shown}: addresses are not fetched here; download the picture and pass its path or bytes"
             )
+    if not isinstance(source, str | Path):
+        raise ShapeError(
+            f"{name or 'picture'}: {type(source).__name__} is no picture; expected a path, bytes, a Pillow "
+            "picture or a uint8 array"
+        )
     return _decode(_file_bytes(Path(source), limits, name), limits, name or str(source))
 
 

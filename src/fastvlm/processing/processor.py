@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from fastvlm.config import PATCH_STRIDE, FastVLMConfig, num_image_tokens
 from fastvlm.errors import ConfigError, ContextLengthError
-from fastvlm.inputs import IGNORE_INDEX, IMAGE_TOKEN_ID, ModelInputs
+from fastvlm.inputs import IGNORE_INDEX, IMAGE_TOKEN_ID, ModelInputs, PreparedImage
 from fastvlm.messages import ImageSource, Message
 from fastvlm.processing.chat_template import ConvMode, ImageSegment, Segment, TextSegment, render
 from fastvlm.processing.image import MIN_IMAGE_SIZE, ImageProcessor
@@ -23,22 +22,6 @@ from fastvlm.processing.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedImage:
-    """A picture as the encoder takes it.
-
-    Attributes:
-        pixel_values: [tiles, 3, H, W] float32, RGB in 0..1.
-        num_tokens: tokens of all tiles together.
-        content_hash: SHA-256 of shape and pixels. Pictures with the same hash have the same features,
-            wherever they came from and however they were scaled.
-    """
-
-    pixel_values: NDArray[np.float32]
-    num_tokens: int
-    content_hash: str
 
 
 class Processor:
@@ -55,7 +38,7 @@ class Processor:
         conv_mode: layout of the prompt.
 
     Raises:
-        ConfigError: the tokenizer has ids for which the model has no embedding.
+        ConfigError: the tokenizer has ids for which the model has no embedding, or an unknown conv mode.
     """
 
     def __init__(
@@ -71,6 +54,10 @@ class Processor:
             raise ConfigError(
                 f"the tokenizer has {tokenizer.vocab_size} entries, the model only {config.text.vocab_size} "
                 "embeddings; expected the tokenizer of this model"
+            )
+        if conv_mode not in get_args(ConvMode):
+            raise ConfigError(
+                f"conv mode {conv_mode!r} is not known; expected {' or '.join(get_args(ConvMode))}"
             )
         self.config = config
         self.tokenizer = tokenizer
@@ -119,12 +106,14 @@ class Processor:
         )
 
     def prepare_image(self, source: ImageSource) -> PreparedImage:
-        """Open, turn and scale one picture.
+        """Open, turn and scale one picture; one that is prepared already is given back.
 
         Raises:
             MediaError: it cannot be read or exceeds a limit.
             ShapeError: an array that is no picture.
         """
+        if isinstance(source, PreparedImage):
+            return source
         pixel_values = self.image_processor(open_image(source, limits=self.limits))
         num_tiles, _, height, width = pixel_values.shape
         digest = hashlib.sha256(repr(pixel_values.shape).encode())
