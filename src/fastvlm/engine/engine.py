@@ -98,7 +98,7 @@ class Engine:
             device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
             quantize: keep the weights of the language model's layers in 8 or 4 bits.
             image_mode: how pictures become squares; None takes what the model was trained with.
-            image_size: pixels per side, 256 to 2048; None takes what the model was trained with.
+            image_size: pixels per side, 64 to 2048; None takes what the model was trained with.
             limits: largest pictures that are accepted.
             conv_mode: layout of the prompt, `qwen_2` or `plain`.
             tokenizer_path: folder with tokenizer files, where the model folder has none.
