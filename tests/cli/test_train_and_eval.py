@@ -12,6 +12,7 @@ import pytest
 
 from fastvlm.data.synthetic.fonts import training_fonts
 from fastvlm.errors import ConfigError
+from fastvlm.train.recipe import recipe
 from interruptible import INTERRUPTIBLE
 
 
@@ -65,6 +66,7 @@ def test_wrong_use_of_eval_is_one_line(fastvlm, tmp_path: Path) -> None:
 
 @needs_fonts
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")
 def test_a_run_can_be_stopped_resumed_and_asked(tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -77,7 +79,7 @@ def test_a_run_can_be_stopped_resumed_and_asked(tmp_path: Path) -> None:
             "--output",
             str(folder),
             "--steps-scale",
-            "0.01",
+            "0.003",
         ],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -98,8 +100,9 @@ def test_a_run_can_be_stopped_resumed_and_asked(tmp_path: Path) -> None:
     done = program("train", "--resume", "--output", str(folder), "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(folder / "model")
-    stages = {json.loads(line)["stage"] for line in (folder / "log.jsonl").open()}
-    assert len(stages) == 6
+    log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    stages = {json.loads(line)["stage"] for line in log}
+    assert stages == {stage.name for stage in recipe("nano").stages}
     report = tmp_path / "report.json"
     asked = program(
         "eval", "nano", "--model", str(folder / "model"), "--n", "2", "--json", str(report), "-q"
