@@ -15,10 +15,11 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastvlm.data.synthetic.askers import NOT_SURE
 from fastvlm.data.synthetic.clutter import draw_held_out_clutter
 from fastvlm.data.synthetic.draw import draw_scene
 from fastvlm.data.synthetic.fonts import BUILT_IN, held_out_fonts
-from fastvlm.data.synthetic.questions import NOT_SURE, Question, ask
+from fastvlm.data.synthetic.questions import Question, ask
 from fastvlm.data.synthetic.sample import MAX_THINGS, sample_kind, sample_text, sample_things
 from fastvlm.data.synthetic.world import Scene, SceneKind
 from fastvlm.engine import Engine

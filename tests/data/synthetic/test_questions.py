@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastvlm.data.synthetic.askers import NOT_SURE, describe
 from fastvlm.data.synthetic.questions import (
-    NOT_SURE,
     SHORT_SUFFIXES,
     ask,
-    describe,
     kinds_of,
     sample_dialogues,
 )
