@@ -109,3 +109,16 @@ def test_a_run_can_be_stopped_resumed_and_asked(tmp_path: Path) -> None:
     )
     assert asked.returncode == 0, asked.stderr
     assert len(json.loads(report.read_text())["results"]) >= 17
+
+
+def test_eval_says_at_once_that_the_report_has_no_place(fastvlm, tmp_path: Path) -> None:
+    done = fastvlm("eval", "nano", "--json", tmp_path / "nowhere" / "report.json")
+    assert done.code == 2
+    assert "nowhere is not a folder" in done.err
+
+
+def test_eval_reads_photographs_before_it_asks(fastvlm, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    done = fastvlm("eval", "nano", "--n", 1, "--photographs", tmp_path)
+    assert done.code == 2
+    assert "broken.jpg" in done.err

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Measure a model on a task.", no_args_is_help=True)
+from fastvlm.cli.pictures import SUFFIXES
+from fastvlm.errors import ConfigError, MediaError
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif")
+app = typer.Typer(help="Measure a model on a task.", no_args_is_help=True)
 
 
 @app.callback()
@@ -43,6 +44,8 @@ def nano(
     from fastvlm.engine import Engine
     from fastvlm.evaluate.nano import evaluate_nano, markdown_table, uses_only_built_in_font
 
+    if json_path is not None and not json_path.parent.is_dir():
+        raise ConfigError(f"{json_path.parent} is not a folder; the report cannot be written there")
     pictures = _pictures_in(photographs) if photographs else []
     engine = Engine.load(model, dtype=dtype, device=device)
     tasks: dict[str, TaskID] = {}
@@ -67,11 +70,9 @@ def nano(
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    from fastvlm.errors import MediaError
-
     if not folder.is_dir():
         raise MediaError(f"{folder} is not a folder; expected one with photographs")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not found:
         raise MediaError(f"no pictures in {folder}; expected files such as .jpg or .png")
     return found

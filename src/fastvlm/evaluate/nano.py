@@ -7,7 +7,6 @@ expected one but for case, space around it and a final period.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -26,6 +25,7 @@ from fastvlm.engine import Engine
 from fastvlm.errors import ConfigError
 from fastvlm.evaluate.svg_renderer import SvgRenderer
 from fastvlm.evaluate.wilson import wilson_interval
+from fastvlm.inputs import PreparedImage
 from fastvlm.messages import ImageSource, user_message
 
 _SEED: Final = 7_000_000_000
@@ -133,6 +133,7 @@ def evaluate_nano(
 
     Raises:
         ConfigError: `num_questions` below 1.
+        MediaError: a photograph cannot be read.
         MissingExtraError: the second renderer is not installed.
     """
     if num_questions < 1:
@@ -144,14 +145,15 @@ def evaluate_nano(
             return draw_held_out_clutter(np.random.default_rng(scene.seed), _PICTURE_SIZE)
         return draw_scene(scene, _PICTURE_SIZE, fonts)
 
+    # What can be missing or unreadable is looked at before the first of many questions.
+    prepared = [engine.processor.prepare_image(path) for path in photographs]
     results: list[KindResult] = []
-    for index, (kind, title, scene_kind) in enumerate(_ROWS):
-        rng = np.random.default_rng([_SEED, seed, index])
-        asked = (_fresh(rng, kind, scene_kind, len(fonts)) for _ in range(num_questions))
-        pictures = ((first_renderer(scene), question) for scene, question in asked)
-        results.append(_score(engine, kind, title, pictures, num_questions, on_progress))
-    with ExitStack() as stack:
-        svg = stack.enter_context(SvgRenderer(_PICTURE_SIZE, fonts))
+    with SvgRenderer(_PICTURE_SIZE, fonts) as svg:
+        for index, (kind, title, scene_kind) in enumerate(_ROWS):
+            rng = np.random.default_rng([_SEED, seed, index])
+            asked = (_fresh(rng, kind, scene_kind, len(fonts)) for _ in range(num_questions))
+            pictures = ((first_renderer(scene), question) for scene, question in asked)
+            results.append(_score(engine, kind, title, pictures, num_questions, on_progress))
         rng = np.random.default_rng([_SEED, seed, len(_ROWS)])
         rows = [row for row in _ROWS if row[2] != "clutter"]
         mixed = (rows[i % len(rows)] for i in range(2 * num_questions))
@@ -161,8 +163,8 @@ def evaluate_nano(
         results.append(
             _score(engine, "second_renderer", _SECOND_RENDERER, pictures, total, on_progress)
         )
-    if photographs:
-        results.append(_score_photographs(engine, photographs, seed, on_progress))
+    if prepared:
+        results.append(_score_photographs(engine, prepared, seed, on_progress))
     return NanoReport(model=engine.name, seed=seed, fonts=fonts, results=tuple(results))
 
 
@@ -262,17 +264,19 @@ def _score(
 
 def _score_photographs(
     engine: Engine,
-    photographs: Sequence[Path],
+    photographs: Sequence[PreparedImage],
     seed: int,
     on_progress: OnProgress | None,
 ) -> KindResult:
     rng = np.random.default_rng([_SEED, seed, len(_ROWS) + 1])
     clutter = Scene("clutter", "", (0, 0, 0))
     asked = [
-        (path, ask(rng, "decline", clutter)) for path in photographs for _ in range(_QUESTIONS_EACH)
+        (photograph, ask(rng, "decline", clutter))
+        for photograph in photographs
+        for _ in range(_QUESTIONS_EACH)
     ]
     pictures: Iterator[tuple[ImageSource, Question]] = (
-        (path, question) for path, question in asked if question is not None
+        (photograph, question) for photograph, question in asked if question is not None
     )
     return _score(engine, "photographs", "declines photographs", pictures, len(asked), on_progress)
 
