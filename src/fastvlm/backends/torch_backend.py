@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 class TorchBackend:
     """Runs a `FastVLM` for inference.
 
-    The tower is deep-fused and laid out channels-last, which is worth 1.3x on a CPU in bfloat16 (docs/
-    performance.md). It stays in float32 when float16 is asked for, whose range the encoder exceeds.
+    The tower is deep-fused and laid out channels-last, the faster form on a CPU (docs/performance.md). It stays in float32 when float16 is asked for, whose range the encoder exceeds.
     """
 
     def __init__(self, model: FastVLM, report: LoadReport | None = None) -> None:
