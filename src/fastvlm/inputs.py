@@ -50,6 +50,26 @@ class PreparedImage:
     content_hash: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedVideo:
+    """A clip as the encoder takes it: its frames, each a picture.
+
+    Attributes:
+        frames: in order of time; at least one.
+        times_s: presentation time of each frame in seconds from the start of the clip.
+        has_time_marks: whether "Frame 3, 2.0 s:" stands before each frame.
+    """
+
+    frames: tuple[PreparedImage, ...]
+    times_s: tuple[float, ...]
+    has_time_marks: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens of all frames together."""
+        return sum(frame.num_tokens for frame in self.frames)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Where the time of one answer went, in milliseconds of wall time.

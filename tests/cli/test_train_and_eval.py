@@ -12,7 +12,7 @@ import pytest
 
 from fastvlm.data.synthetic.fonts import training_fonts
 from fastvlm.errors import ConfigError
-from fastvlm.train.recipe import recipe
+from fastvlm.train.scratch.recipe import recipe
 from interruptible import INTERRUPTIBLE
 
 

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from fastvlm.train.launch import News
+    from fastvlm.train.scratch.launch import News
 
 
 def train(
@@ -32,9 +32,9 @@ def train(
 
     Ctrl-C saves the state and says how to go on. The finished model is in OUTPUT/model.
     """
-    from fastvlm.train.export import export_run
-    from fastvlm.train.launch import follow_run, start_run
-    from fastvlm.train.state import read_settings
+    from fastvlm.train.scratch.export import export_run
+    from fastvlm.train.scratch.launch import follow_run, start_run
+    from fastvlm.train.scratch.state import read_settings
 
     folder = output or Path("runs") / recipe
     if resume:

@@ -1,1 +1,1 @@
-"""Training: recipes made of stages, one loop, checkpoints that resume exactly."""
+"""Training: `scratch/` makes nano from nothing."""

@@ -16,9 +16,9 @@ import torch
 
 from fastvlm.errors import ConfigError, FastVLMError
 from fastvlm.processing.tokenizer import Tokenizer
-from fastvlm.train.nano_tokenizer import train_nano_tokenizer
-from fastvlm.train.recipe import recipe
-from fastvlm.train.state import RunSettings, read_settings, write_settings
+from fastvlm.train.scratch.nano_tokenizer import train_nano_tokenizer
+from fastvlm.train.scratch.recipe import recipe
+from fastvlm.train.scratch.state import RunSettings, read_settings, write_settings
 
 _FINISHED, _STOPPED = 0, 3
 
@@ -85,7 +85,13 @@ def follow_run(folder: Path, on_news: Callable[[News], None]) -> bool:
         environment = dict(os.environ)
     processes = [
         subprocess.Popen(  # noqa: S603  our own module, no shell
-            [sys.executable, "-m", "fastvlm.train.worker", str(folder.resolve()), str(rank)],
+            [
+                sys.executable,
+                "-m",
+                "fastvlm.train.scratch.worker",
+                str(folder.resolve()),
+                str(rank),
+            ],
             env=environment,
             stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
             text=True,

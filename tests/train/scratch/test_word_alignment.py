@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastvlm.data.synthetic.world import Scene, Thing, Writing
-from fastvlm.train.word_alignment import WordTargets, word_loss, words_of_cells
+from fastvlm.train.scratch.word_alignment import WordTargets, word_loss, words_of_cells
 
 
 def thing(shape: str, colour: str, cell: int) -> Thing:

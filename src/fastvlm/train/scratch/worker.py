@@ -1,4 +1,4 @@
-"""One process of a training run: `python -m fastvlm.train.worker`, started by `train.launch`."""
+"""One process of a training run: `python -m fastvlm.train.scratch.worker`, started by `train.launch`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 from fastvlm.config import preset
 from fastvlm.model.fastvlm import FastVLM
 from fastvlm.processing.tokenizer import Tokenizer
-from fastvlm.train.answer_objective import AnswerObjective
-from fastvlm.train.encoder_objective import EncoderHeads, EncoderObjective
-from fastvlm.train.loop import Progress, Trainee, train
-from fastvlm.train.parallel import Team
-from fastvlm.train.recipe import Recipe, recipe
-from fastvlm.train.state import read_settings
+from fastvlm.train.scratch.answer_objective import AnswerObjective
+from fastvlm.train.scratch.encoder_objective import EncoderHeads, EncoderObjective
+from fastvlm.train.scratch.loop import Progress, Trainee, train
+from fastvlm.train.scratch.parallel import Team
+from fastvlm.train.scratch.recipe import Recipe, recipe
+from fastvlm.train.scratch.state import read_settings
 
 
 def build_trainee(recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> Trainee:

@@ -9,8 +9,8 @@ from fastvlm.inputs import IGNORE_INDEX, IMAGE_TOKEN_ID
 from fastvlm.messages import Message, user_message
 from fastvlm.model.fastvlm import FastVLM
 from fastvlm.processing.chat_template import ImageSegment, render
-from fastvlm.train.answer_objective import Packer, answer_weights, block_mask
-from fastvlm.train.nano_tokenizer import VOCAB_SIZE
+from fastvlm.train.scratch.answer_objective import Packer, answer_weights, block_mask
+from fastvlm.train.scratch.nano_tokenizer import VOCAB_SIZE
 
 RED = Question("colour", "What color is the circle?", "The circle is red.")
 COUNT = Question("count", "How many shapes are there?\nAnswer in one word.", "3")

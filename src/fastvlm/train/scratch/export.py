@@ -10,9 +10,9 @@ from fastvlm.checkpoint.save import save_model
 from fastvlm.model.fastvlm import FastVLM
 from fastvlm.model.reparam import fuse
 from fastvlm.processing.tokenizer import Tokenizer
-from fastvlm.train.recipe import recipe
-from fastvlm.train.state import load_modules, read_settings
-from fastvlm.train.worker import build_trainee
+from fastvlm.train.scratch.recipe import recipe
+from fastvlm.train.scratch.state import load_modules, read_settings
+from fastvlm.train.scratch.worker import build_trainee
 
 
 def export_run(folder: Path, target: Path, *, dtype: torch.dtype = torch.float16) -> None:

@@ -35,14 +35,14 @@ from fastvlm.messages import ImagePart, Message, TextPart
 from fastvlm.model.fastvlm import FastVLM
 from fastvlm.processing.chat_template import ImageSegment, render
 from fastvlm.processing.tokenizer import Tokenizer
-from fastvlm.train.encoder_objective import (
+from fastvlm.train.scratch.encoder_objective import (
     EncoderHeads,
     batch_targets,
     cell_loss,
     to_pixel_values,
 )
-from fastvlm.train.recipe import Stage
-from fastvlm.train.word_alignment import WordTargets, word_loss
+from fastvlm.train.scratch.recipe import Stage
+from fastvlm.train.scratch.word_alignment import WordTargets, word_loss
 
 _HELD_OUT_SEED: Final = 2**40 + 1
 _STEP: Final = 32

@@ -3,7 +3,7 @@
 import pytest
 
 from fastvlm.processing.tokenizer import Tokenizer
-from fastvlm.train.nano_tokenizer import train_nano_tokenizer
+from fastvlm.train.scratch.nano_tokenizer import train_nano_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from fastvlm.data.synthetic.draw import draw_scene
 from fastvlm.data.synthetic.fonts import held_out_fonts, training_fonts
 from fastvlm.data.synthetic.sample import sample_scene, sample_tile
 from fastvlm.data.synthetic.world import GRID, SHAPES, Scene
-from fastvlm.train.recipe import Stage
+from fastvlm.train.scratch.recipe import Stage
 
 _HELD_OUT_SEED: Final = 2**40
 """Far from the seeds that recipes use."""

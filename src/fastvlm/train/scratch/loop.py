@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm.errors import NumericalError
-from fastvlm.train.parallel import Team
-from fastvlm.train.recipe import Recipe, Stage
-from fastvlm.train.state import (
+from fastvlm.train.scratch.parallel import Team
+from fastvlm.train.scratch.recipe import Recipe, Stage
+from fastvlm.train.scratch.state import (
     Place,
     has_state,
     load_modules,

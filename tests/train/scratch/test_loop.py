@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm.errors import ConfigError, NumericalError
-from fastvlm.train.loop import Progress, Trainee, learning_rate_at, train
-from fastvlm.train.parallel import Team
-from fastvlm.train.recipe import Recipe, Stage, recipe
-from fastvlm.train.state import RunSettings, load_place, read_settings, write_settings
+from fastvlm.train.scratch.loop import Progress, Trainee, learning_rate_at, train
+from fastvlm.train.scratch.parallel import Team
+from fastvlm.train.scratch.recipe import Recipe, Stage, recipe
+from fastvlm.train.scratch.state import RunSettings, load_place, read_settings, write_settings
 
 STAGE = Stage(name="first", objective="answers", num_samples=64, batch_size=8, learning_rate=0.05)
 RECIPE = Recipe(name="nano", stages=(STAGE, replace(STAGE, name="second")), seed=3)
