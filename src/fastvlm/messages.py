@@ -132,9 +132,20 @@ class Message:
         return cls(role, (TextPart(text),))
 
     @property
-    def images(self) -> tuple[ImageSource, ...]:
-        """The pictures of this turn, in reading order."""
-        return tuple(part.image for part in self.content if isinstance(part, ImagePart))
+    def has_media(self) -> bool:
+        """Whether a picture or clip is part of this turn."""
+        return any(not isinstance(part, TextPart) for part in self.content)
+
+    @property
+    def pictures(self) -> tuple[PreparedImage, ...]:
+        """Pictures and frames of this turn in reading order, once `Processor.prepare` has opened them."""
+        pictures: list[PreparedImage] = []
+        for part in self.content:
+            if isinstance(part, ImagePart) and isinstance(part.image, PreparedImage):
+                pictures.append(part.image)
+            elif isinstance(part, VideoPart) and isinstance(part.video, PreparedVideo):
+                pictures += part.video.frames
+        return tuple(pictures)
 
     @property
     def text(self) -> str:
@@ -160,6 +171,20 @@ def as_image_sources(images: ImageSource | Iterable[ImageSource]) -> tuple[Image
     )
 
 
-def user_message(text: str, *images: ImageSource) -> Message:
+def as_video_sources(videos: VideoSource | Iterable[VideoSource]) -> tuple[VideoSource, ...]:
+    """One clip or several as a tuple.
+
+    Raises:
+        ConfigError: neither a clip nor clips.
+    """
+    if isinstance(videos, str | bytes | Path | PreparedVideo):
+        return (videos,)
+    if isinstance(videos, Iterable):
+        return tuple(videos)
+    raise ConfigError(f"videos is {type(videos).__name__}; expected paths or bytes")
+
+
+def user_message(text: str, *media: ImageSource | VideoPart) -> Message:
     """A user turn in the order the released models were trained on: pictures first, then the words."""
-    return Message("user", (*(ImagePart(image) for image in images), TextPart(text)))
+    parts = (one if isinstance(one, VideoPart) else ImagePart(one) for one in media)
+    return Message("user", (*parts, TextPart(text)))

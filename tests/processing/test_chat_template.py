@@ -257,11 +257,11 @@ class TestPlain:
         ([user_message("a"), assistant("b")], r"nothing to answer; expected a user message"),
         (
             [user_message("a"), Message("assistant", (ImagePart(IMAGE),)), user_message("b")],
-            r"message 2 \(assistant\) holds 1 picture\(s\); only user",
+            r"message 2 \(assistant\) holds 1 picture\(s\) or clip\(s\); only user",
         ),
         (
             [Message("system", (ImagePart(IMAGE),)), user_message("b")],
-            r"message 1 \(system\) holds 1 picture\(s\); only user",
+            r"message 1 \(system\) holds 1 picture\(s\) or clip\(s\); only user",
         ),
     ],
 )

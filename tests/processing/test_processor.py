@@ -142,8 +142,7 @@ def test_text_typed_by_a_user_brings_no_image_and_no_control_token(
 
 def test_prepared_pictures_assemble_to_the_same_inputs(processor: Processor) -> None:
     messages = [user_message("Which?", WIDE, TALL)]
-    images = [processor.prepare_image(WIDE), processor.prepare_image(TALL)]
-    assert_equal(processor.assemble(messages, images), processor(messages))
+    assert_equal(processor.assemble(processor.prepare(messages)), processor(messages))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,7 @@ def test_every_mode_announces_the_tokens_that_its_pixels_make(
     tiles, _, height, width = image.pixel_values.shape
     assert image.num_tokens == tiles * -(-height // 64) * -(-width // 64)
     assert image.num_tokens == image_processor.num_tokens(WIDE.shape[1], WIDE.shape[0])
-    inputs = processor.assemble([user_message("?", WIDE)], [image])
+    inputs = processor.assemble([user_message("?", image)])
     assert np.count_nonzero(inputs.input_ids == IMAGE_TOKEN_ID) == image.num_tokens
 
 
@@ -275,9 +274,9 @@ class TestLength:
             self.make(processor, 8, max_position_embeddings=8)([user_message("a", WIDE)])
 
 
-def test_another_number_of_pictures_is_refused(processor: Processor) -> None:
-    with pytest.raises(ConfigError, match=r"messages hold 1 pictures but 0 were prepared"):
-        processor.assemble([user_message("?", WIDE)], [])
+def test_a_picture_that_is_not_open_is_refused(processor: Processor) -> None:
+    with pytest.raises(ConfigError, match=r"picture 'a.png' is not open; expected .*prepare"):
+        processor.assemble([user_message("?", "a.png")])
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(

@@ -125,7 +125,7 @@ class _Session:
         if path.exists():
             raise ConfigError(f"{path} exists already; give another name")
         turns = [
-            f"{message.role}: {'[picture] ' * len(message.images)}{message.text}\n"
+            f"{message.role}: {'[picture] ' * len(message.pictures)}{message.text}\n"
             for message in self._conversation.messages
         ]
         path.write_text("".join(turns), encoding="utf-8")

@@ -24,7 +24,16 @@ from fastvlm.engine.feature_cache import FeatureCache
 from fastvlm.engine.options import GenerationOptions, OptionKeywords, options_from
 from fastvlm.errors import BackendError, ConfigError
 from fastvlm.inputs import Timings, Usage
-from fastvlm.messages import ImageSource, Message, as_image_sources, user_message
+from fastvlm.messages import (
+    ImageSource,
+    Message,
+    VideoOptions,
+    VideoPart,
+    VideoSource,
+    as_image_sources,
+    as_video_sources,
+    user_message,
+)
 from fastvlm.processing.processor import Processor
 
 if TYPE_CHECKING:
@@ -145,6 +154,9 @@ class Engine:
         prompt: str | Message | Sequence[Message],
         images: ImageSource | Iterable[ImageSource] = (),
         *,
+        videos: VideoSource | Iterable[VideoSource] = (),
+        num_frames: int | None = None,
+        video_options: VideoOptions | None = None,
         system: str | None = None,
         **options: Unpack[OptionKeywords],
     ) -> Answer:
@@ -153,27 +165,42 @@ class Engine:
         Args:
             prompt: the question, or a whole conversation that ends with a user message.
             images: what the question is about, one or several: paths, bytes, Pillow pictures, uint8 arrays.
+            videos: clips that the question is about: paths or bytes. Their frames come after the images.
+            num_frames: most frames that are taken of each clip; 8 if nothing is said.
+            video_options: all that can be said about the frames; `num_frames` replaces its number.
             system: replaces the system text.
             **options: see `GenerationOptions`.
 
         Raises:
-            MediaError: a picture cannot be read or is too large.
+            MediaError: a picture or clip cannot be read or is too large.
             ContextLengthError: prompt and pictures do not fit the context.
             ConfigError: an option or conversation that cannot be.
         """
-        return self.stream(prompt, images, system=system, **options).answer
+        return self.stream(
+            prompt,
+            images,
+            videos=videos,
+            num_frames=num_frames,
+            video_options=video_options,
+            system=system,
+            **options,
+        ).answer
 
     def stream(
         self,
         prompt: str | Message | Sequence[Message],
         images: ImageSource | Iterable[ImageSource] = (),
         *,
+        videos: VideoSource | Iterable[VideoSource] = (),
+        num_frames: int | None = None,
+        video_options: VideoOptions | None = None,
         system: str | None = None,
         **options: Unpack[OptionKeywords],
     ) -> AnswerStream:
         """Like `ask`, but gives the text piece by piece. Errors are raised here or while reading."""
         received_at = time.perf_counter()
-        messages = to_messages(prompt, images, system=system)
+        clips = to_video_parts(videos, num_frames, video_options)
+        messages = to_messages(prompt, images, clips, system=system)
         return self._stream(messages, options_from(options, GenerationOptions()), received_at)
 
     def generate(
@@ -211,9 +238,7 @@ class Engine:
     def chat(self, *, system: str | None = None, **options: Unpack[OptionKeywords]) -> Conversation:
         """Start a conversation that remembers its turns; each picture is read and encoded once."""
         checked = options_from(options, GenerationOptions())
-        return Conversation(
-            self._stream, self.processor.prepare_image, options=checked, system=system
-        )
+        return Conversation(self._stream, self.processor.prepare, options=checked, system=system)
 
     def _stream(
         self, messages: Sequence[Message], options: GenerationOptions, received_at: float
@@ -240,10 +265,9 @@ class Engine:
 
     def _encode(self, messages: Sequence[Message], received_at: float) -> _Encoded:
         started = time.perf_counter()
-        images = [
-            self.processor.prepare_image(image) for message in messages for image in message.images
-        ]
-        inputs = self.processor.assemble(messages, images)
+        messages = self.processor.prepare(messages)
+        images = [image for message in messages for image in message.pictures]
+        inputs = self.processor.assemble(messages)
         prepared = time.perf_counter()
         features = []
         for image in images:
@@ -276,13 +300,30 @@ class Engine:
         return None if seed is None else torch.Generator(self.backend.device).manual_seed(seed)
 
 
+def to_video_parts(
+    videos: VideoSource | Iterable[VideoSource],
+    num_frames: int | None = None,
+    options: VideoOptions | None = None,
+) -> tuple[VideoPart, ...]:
+    """Clips with the way their frames are taken.
+
+    Raises:
+        ConfigError: neither a clip nor clips, or a number of frames out of range.
+    """
+    options = options or VideoOptions()
+    if num_frames is not None:
+        options = replace(options, num_frames=num_frames)
+    return tuple(VideoPart(video, options) for video in as_video_sources(videos))
+
+
 def to_messages(
     prompt: str | Message | Sequence[Message],
     images: ImageSource | Iterable[ImageSource] = (),
+    clips: Sequence[VideoPart] = (),
     *,
     system: str | None = None,
 ) -> tuple[Message, ...]:
-    """A question with its pictures, or a conversation as it is, as messages.
+    """A question with its pictures and clips, or a conversation as it is, as messages.
 
     Raises:
         ConfigError: neither a text nor messages; or pictures or a system text beside a conversation, which
@@ -290,7 +331,7 @@ def to_messages(
     """
     sources = as_image_sources(images)
     if isinstance(prompt, str):
-        question = user_message(prompt, *sources)
+        question = user_message(prompt, *sources, *clips)
         return (question,) if system is None else (Message.from_text("system", system), question)
     messages = (prompt,) if isinstance(prompt, Message) else prompt
     if not isinstance(messages, list | tuple) or not all(
@@ -299,8 +340,10 @@ def to_messages(
         raise ConfigError(
             f"the prompt is {prompt!r:.80}; expected a text or a list of fastvlm.Message"
         )
-    if sources or system is not None:
-        raise ConfigError("images and system go into the messages when a conversation is given")
+    if sources or clips or system is not None:
+        raise ConfigError(
+            "images, videos and system go into the messages when a conversation is given"
+        )
     return tuple(messages)
 
 

@@ -11,6 +11,9 @@ table, pictures from their position in the message, and labels are born here, wi
 
 `plain` is the layout of projector pretraining: {image}{caption}\n.
 
+A clip stands where a picture would: its frames follow one another, and the line end comes after the last. With
+time marks each frame has its own line, `Frame 3, 2.0 s:` and the picture.
+
 Text between two control tokens or pictures is encoded in one piece, as the reference does, so that the ids
 are the same. One exception: an answer is encoded apart from its header `assistant\n`, as it is when the
 model writes it. The two differ only for answers that begin with a line end.
@@ -23,7 +26,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from fastvlm.errors import ConfigError
-from fastvlm.messages import ImagePart, Message
+from fastvlm.inputs import PreparedVideo
+from fastvlm.messages import ImagePart, Message, TextPart, VideoPart
 from fastvlm.processing.tokenizer import Tokenizer
 
 ConvMode: TypeAlias = Literal["qwen_2", "plain"]
@@ -42,7 +46,7 @@ class TextSegment:
 
 @dataclass(frozen=True, slots=True)
 class ImageSegment:
-    """The place of a picture; `index` counts the pictures of the conversation in reading order."""
+    """The place of a picture or frame; `index` counts them over the conversation in reading order."""
 
     index: int
 
@@ -60,7 +64,7 @@ def render(
     """Lay a conversation out as the model was trained to read it.
 
     Args:
-        messages: an optional system turn, then user and assistant in turns. An empty system text leaves the
+        messages: an optional system turn (clips must be prepared: their frames are counted), then user and assistant in turns. An empty system text leaves the
             system block out; no system turn means `DEFAULT_SYSTEM`.
         tokenizer: gives the ids.
         template: `qwen_2`, or `plain` (one user turn, at most one answer, no system turn).
@@ -149,16 +153,39 @@ def _write_qwen_2(
         writer.control(im_start)
         writer.text(f"{message.role}\n")
         for part in message.content:
-            if isinstance(part, ImagePart):
-                writer.image()
-                writer.text("\n")
-            else:
+            if isinstance(part, TextPart):
                 writer.text(part.text, is_trainable=is_answer)
+            else:
+                _write_pictures(part, writer)
         writer.control(im_end, is_trainable=is_answer)
         writer.text("\n", is_trainable=is_answer)
     if add_generation_prompt:
         writer.control(im_start)
         writer.text("assistant\n")
+
+
+def time_mark(index: int, time_s: float) -> str:
+    """What stands before a frame with time marks; `index` counts from 0."""
+    return f"Frame {index + 1}, {time_s:.1f} s:"
+
+
+def _write_pictures(part: ImagePart | VideoPart, writer: _SegmentWriter) -> None:
+    """A picture with its line end, or the frames of a clip."""
+    if isinstance(part, ImagePart):
+        writer.image()
+        writer.text("\n")
+        return
+    clip = part.video
+    if not isinstance(clip, PreparedVideo):
+        raise ConfigError(
+            "a clip must be opened before its prompt is laid out; see Processor.prepare"
+        )
+    for index, time_s in enumerate(clip.times_s):
+        if clip.has_time_marks:
+            writer.text(time_mark(index, time_s))
+        writer.image()
+        if clip.has_time_marks or index == len(clip.times_s) - 1:
+            writer.text("\n")
 
 
 def _write_plain(messages: Sequence[Message], writer: _SegmentWriter) -> None:
@@ -170,12 +197,15 @@ def _write_plain(messages: Sequence[Message], writer: _SegmentWriter) -> None:
             "answer, without a system turn (use conv mode 'qwen_2')"
         )
     question, *answers = messages
-    for _ in question.images:
-        writer.image()
+    if any(isinstance(part, VideoPart) for part in question.content):
+        raise ConfigError("conv mode 'plain' has no place for clips; use conv mode 'qwen_2'")
+    for part in question.content:
+        if isinstance(part, ImagePart):
+            writer.image()
     if answers:
         writer.text(f"{answers[0].text}\n", is_trainable=True)
     elif question.text:
-        line_end = "\n" if question.images else ""
+        line_end = "\n" if question.has_media else ""
         writer.text(f"{line_end}{question.text}\n", is_trainable=True)
 
 
@@ -193,12 +223,13 @@ def _check_turns(messages: Sequence[Message], *, add_generation_prompt: bool) ->
                 f"message {number} is from {message.role!r}; expected {expected!r}: after an optional first "
                 "system message, user and assistant take turns"
             )
-        if message.role == "user" and not message.text and not message.images:
+        if message.role == "user" and not message.text and not message.has_media:
             raise ConfigError(f"message {number} (user) is empty; expected a text or a picture")
     for number, message in enumerate(messages, start=1):
-        if message.images and message.role != "user":
+        if message.has_media and message.role != "user":
+            num_media = sum(not isinstance(part, TextPart) for part in message.content)
             raise ConfigError(
-                f"message {number} ({message.role}) holds {len(message.images)} picture(s); "
+                f"message {number} ({message.role}) holds {num_media} picture(s) or clip(s); "
                 "only user messages can"
             )
     if add_generation_prompt and turns[-1].role != "user":
