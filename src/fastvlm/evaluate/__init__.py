@@ -1,1 +1,1 @@
-"""Measuring answers: tasks, scores, intervals."""
+"""Measuring answers: tasks and their reports."""

@@ -24,9 +24,9 @@ from fastvlm.data.synthetic.world import Scene, SceneKind
 from fastvlm.engine import Engine
 from fastvlm.errors import ConfigError
 from fastvlm.evaluate.svg_renderer import SvgRenderer
-from fastvlm.evaluate.wilson import wilson_interval
 from fastvlm.inputs import PreparedImage
 from fastvlm.messages import ImageSource, user_message
+from fastvlm.scorers.wilson import wilson_interval
 
 _SEED: Final = 7_000_000_000
 """Seeds of recipes and of the measurements during training lie elsewhere."""

@@ -1,0 +1,1 @@
+"""Answers and references to numbers: pure functions on plain text and numpy arrays."""
