@@ -111,7 +111,7 @@ def _correlation(counts: PairedCounts) -> float:
     scale = math.sqrt((a + b) * (c + d) * (a + c) * (b + d))
     if scale == 0:
         return 0.0
-    surplus = a * d - b * c
+    surplus = float(a * d - b * c)
     if surplus > 0:  # the continuity correction of the source
         surplus = max(0.0, surplus - counts.total / 2)
     return surplus / scale
