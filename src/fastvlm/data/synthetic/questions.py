@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from fastvlm.data.synthetic.askers import ASKERS, at_place
+from fastvlm.data.synthetic.askers import ASKERS, Asked, at_place
 from fastvlm.data.synthetic.world import Scene
 
 SHORT_SUFFIXES: Final = (
@@ -53,8 +53,13 @@ def ask(
         is_short: whether a single word is asked for; None draws it.
     """
     asked = ASKERS[kind](rng, scene)
-    if asked is None:
-        return None
+    return None if asked is None else styled(rng, kind, asked, is_short=is_short)
+
+
+def styled(
+    rng: np.random.Generator, kind: str, asked: Asked, *, is_short: bool | None = None
+) -> Question:
+    """Ask for a sentence or for a single word, where there is one; None draws it."""
     if asked.short is None:
         return Question(kind, asked.question, asked.sentence)
     if is_short is None:
