@@ -21,6 +21,19 @@ class MediaError(FastVLMError, ValueError):
     """A picture cannot be read, is damaged, or exceeds a limit."""
 
 
+class DataError(FastVLMError, ValueError):
+    """A training or evaluation record cannot be used.
+
+    Args:
+        message: names file and record.
+        kind: what is wrong in one or two words, for counts: schema, markers, roles, empty answer, media.
+    """
+
+    def __init__(self, message: str, *, kind: str = "schema") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 class ContextLengthError(FastVLMError, ValueError):
     """Prompt and image tokens do not fit the context of the model."""
 

@@ -1,0 +1,150 @@
+r"""Where the records of a JSON file lie, found without parsing them: 8 bytes a record, however large the file.
+
+A list is scanned for quotes, backslashes and brackets with numpy, some hundred MB a second; what lies between is
+parsed (and found to be broken) only when a record is asked for. That works on bytes because UTF-8 never uses
+the bytes of these characters for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastvlm.errors import DataError
+
+_CHUNK_BYTES: Final = 4 * 1024 * 1024
+_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+_OPENING, _CLOSING = b"[{", b"]}"
+_IS_EVENT: Final = bytes(byte in b'"\\' + _OPENING + _CLOSING for byte in range(256))
+"""For `bytes.translate`, several times faster here than indexing with an array."""
+_DEPTH_CHANGE: Final = np.isin(np.arange(256), list(_OPENING)).astype(np.int8) - np.isin(
+    np.arange(256), list(_CLOSING)
+).astype(np.int8)
+
+
+def index_lines(path: Path) -> NDArray[np.uint64]:
+    """First byte of every line that is not empty, then the length of the file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = []
+    start = 0  # of the line that a chunk begins in
+    size = 0
+    for base, chunk in _chunks(path):
+        size = base + len(chunk)
+        ends = base + np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
+        starts = np.concatenate(([start], ends[:-1] + 1)) if len(ends) else ends
+        # One byte can only be a carriage return: no JSON value is a record in so little.
+        found.append(starts[ends - starts > 1])
+        if len(ends):
+            start = int(ends[-1]) + 1
+    last = [start, size] if size - start > 1 else [size]
+    return np.concatenate((*found, last)).astype(np.uint64)
+
+
+def index_list(path: Path) -> NDArray[np.uint64]:
+    """First byte of every object of a JSON list, then the place of the bracket that closes it.
+
+    Whatever else stands between two objects (nothing but a comma may) belongs to the first of them.
+
+    Raises:
+        DataError: the list is not closed, or something follows it.
+        OSError: the file cannot be read.
+    """
+    scan = _ListScan()
+    found = []
+    for base, chunk in _chunks(path):
+        if scan.is_closed:
+            if chunk.strip():
+                raise DataError(f"{path}: text follows the list; expected one JSON list alone")
+            continue
+        found.append(base + scan.read(chunk))
+        if scan.is_closed:
+            end = int(found[-1][-1]) + 1 - base
+            if chunk[end:].strip():
+                raise DataError(f"{path}: text follows the list; expected one JSON list alone")
+    boundaries = np.concatenate(found).astype(np.uint64) if found else np.empty(0, np.uint64)
+    if not scan.is_closed:
+        raise DataError(
+            f"{path}: its list is not closed after {len(boundaries)} records: the file is cut short, or a quote "
+            "or bracket is missing"
+        )
+    with path.open("rb") as file:
+        before = file.read(int(boundaries[0])).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if len(boundaries) > 1 and before[1:].strip():
+        raise DataError(
+            f"{path}: its list begins with {before[1:].strip()[:20]!r}; expected objects alone"
+        )
+    return boundaries
+
+
+@dataclass(slots=True)
+class _ListScan:
+    """State between chunks."""
+
+    depth: int = 0
+    is_in_string: bool = False
+    is_closed: bool = False
+
+    def read(self, chunk: bytes) -> NDArray[np.int64]:
+        """Places where elements of the list begin, and where it ends if it does."""
+        places = np.flatnonzero(np.frombuffer(chunk.translate(_IS_EVENT), np.bool_))
+        bytes_there = np.frombuffer(chunk, np.uint8)[places]
+        places, bytes_there = _without_escapes(places, bytes_there)
+        quotes = bytes_there == _QUOTE
+        # Before an event: an odd number of quotes so far means inside a string.
+        is_inside = (np.cumsum(quotes) + self.is_in_string) % 2 == 1
+        self.is_in_string = bool((int(quotes.sum()) + self.is_in_string) % 2)
+        is_bracket = ~quotes & ~is_inside
+        places = places[is_bracket]
+        changes = _DEPTH_CHANGE[bytes_there[is_bracket]]
+        depths = self.depth + np.cumsum(changes, dtype=np.int64)
+        ends = np.flatnonzero(depths <= 0)
+        if len(ends):
+            self.is_closed = True
+            first = ends[0]
+            begins = (changes[:first] == 1) & (depths[:first] == 2)
+            return np.append(places[:first][begins], places[first])
+        if len(depths):
+            self.depth = int(depths[-1])
+        return places[(changes == 1) & (depths == 2)]
+
+
+def _without_escapes(
+    places: NDArray[np.int64], bytes_there: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    r"""Drop backslashes, and quotes that one escapes: those right after an odd run of them."""
+    is_backslash = bytes_there == _BACKSLASH
+    if not is_backslash.any():
+        return places, bytes_there
+    # A run of backslashes is a run of neighbouring places; other events between them end it.
+    is_joined = (np.diff(places) == 1) & is_backslash[1:] & is_backslash[:-1]
+    is_first = is_backslash & np.append(True, ~is_joined)
+    is_last = is_backslash & np.append(~is_joined, True)
+    run_ends = places[is_last] + 1
+    is_odd = (run_ends - places[is_first]) % 2 == 1
+    is_escaped = np.zeros(int(places[-1]) + 2, np.bool_)  # by place in the chunk
+    is_escaped[run_ends[is_odd]] = True
+    keep = ~is_backslash & ~((bytes_there == _QUOTE) & is_escaped[places])
+    return places[keep], bytes_there[keep]
+
+
+def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Pieces of a file with their place. None ends in a backslash, so that no escape is cut in two."""
+    with path.open("rb") as file:
+        base, kept = 0, b""
+        while data := file.read(_CHUNK_BYTES):
+            data = kept + data
+            end = len(data.rstrip(b"\\"))
+            kept = data[end:]
+            if end:
+                yield base, data[:end]
+                base += end
+        if kept:
+            yield base, kept
