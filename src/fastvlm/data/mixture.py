@@ -8,27 +8,20 @@ any epoch, and any place in it, can be computed alone, which is what an exact re
 
 from __future__ import annotations
 
-import glob
-import json
-import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastvlm.data.record import Record, RecordFile
 from fastvlm.data.records import open_records
+from fastvlm.data.sources import read_sources
 from fastvlm.errors import DataError
 from fastvlm.messages import VideoOptions
-
-_MAX_LIST_BYTES: Final = 1024 * 1024
-_WITH_WEIGHT: Final = re.compile(r"(.+):([0-9]*\.?[0-9]+)")
 
 
 class Place(NamedTuple):
@@ -36,24 +29,8 @@ class Place(NamedTuple):
 
     file: int
     """Number of the file in the mixture."""
-    index: int
+    record: int
     """Number of the record in the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One file of a mixture."""
-
-    path: Path
-    weight: Fraction = Fraction(1)
-    """How many times an epoch sees each record: 0.5 half of them, 2 each of them twice."""
-    media_folder: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise DataError(
-                f"the weight of {self.path} is {float(self.weight)}; expected more than 0"
-            )
 
 
 class Mixture:
@@ -86,6 +63,8 @@ class Mixture:
                 raise DataError(
                     f"the weight of {file.name} is {float(weight)}; expected more than 0"
                 )
+        if seed < 0:
+            raise DataError(f"the seed of a mixture is {seed}; expected 0 or more")
         self.seed = seed
 
     @classmethod
@@ -133,8 +112,8 @@ class Mixture:
         Raises:
             DataError: it cannot be used.
         """
-        file, index = place
-        return self.files[file][index]
+        file, record = place
+        return self.files[file][record]
 
     def order(self, epoch: int) -> Order:
         """What an epoch sees, in order; 8 bytes a record, a second for some millions of them."""
@@ -142,7 +121,7 @@ class Mixture:
         ends = [int((epoch + 1) * weight * len(file)) for file, weight in self._weighted()]
         counts = [end - start for start, end in zip(starts, ends, strict=True)]
         turns = np.repeat(np.arange(len(self.files), dtype=np.uint32), counts)
-        turns = turns[_shuffle(len(turns), self.seed, epoch)]
+        turns = turns[_shuffle(len(turns), self.seed, 0, epoch)]
         indices = np.empty(len(turns), np.uint32)
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
             indices[turns == number] = self._stream(number, start, end)
@@ -155,7 +134,9 @@ class Mixture:
         """Records `start` to `end` of the endless stream of a file."""
         size = len(self.files[number])
         passes = [
-            _shuffle(size, self.seed, number, turn)[max(start - turn * size, 0) : end - turn * size]
+            _shuffle(size, self.seed, number + 1, turn)[
+                max(start - turn * size, 0) : end - turn * size
+            ]
             for turn in range(start // size, -(-end // size))
         ]
         return np.concatenate([np.empty(0, np.uint32), *passes])
@@ -189,80 +170,3 @@ def _shuffle(size: int, *key: int) -> NDArray[np.uint32]:
     """
     bits = np.random.PCG64(np.random.SeedSequence([size, *key])).random_raw(size)
     return np.argsort(bits, kind="stable").astype(np.uint32)
-
-
-def read_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
-    """The files that names, patterns and lists stand for.
-
-    A list is a TOML or JSON file with `files`, each a name as on the command line or a table with `path`, `weight`
-    and `media_folder`; paths in it are relative to the list.
-
-    Raises:
-        DataError: a pattern that matches nothing, or a list that cannot be read.
-    """
-    return tuple(source for name in names for source in _expand(str(name), Path()))
-
-
-def _expand(name: str, folder: Path) -> Iterator[Source]:
-    path = folder / name
-    weight = Fraction(1)
-    if not path.exists() and (match := _WITH_WEIGHT.fullmatch(name)):
-        path, weight = folder / match[1], Fraction(match[2])
-    if not path.exists() and glob.has_magic(str(path)):
-        found = sorted(glob.glob(str(path), recursive=True))
-        if not found:
-            raise DataError(f"no file matches {path}")
-        yield from (Source(Path(one), weight) for one in found)
-        return
-    entries = _list_of(path)
-    if entries is None:
-        yield Source(path, weight)
-        return
-    for entry in entries:
-        yield from _of_list(entry, weight, path)
-
-
-def _of_list(entry: object, factor: Fraction, file: Path) -> Iterator[Source]:
-    if isinstance(entry, str):
-        entry = {"path": entry}
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
-        raise DataError(f"{file}: an entry of its files is {entry!r:.80}; expected a path")
-    if unknown := set(entry) - {"path", "weight", "media_folder"}:
-        raise DataError(
-            f"{file}: {entry['path']} has {', '.join(sorted(map(str, unknown)))}; expected path, weight and "
-            "media_folder"
-        )
-    weight, media_folder = entry.get("weight", 1), entry.get("media_folder")
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise DataError(f"{file}: the weight of {entry['path']} is {weight!r}; expected a number")
-    for source in _expand(entry["path"], file.parent):
-        yield Source(
-            source.path,
-            source.weight * Fraction(str(weight)) * factor,
-            file.parent / media_folder if isinstance(media_folder, str) else source.media_folder,
-        )
-
-
-def _list_of(path: Path) -> list[Any] | None:
-    """The entries of a list of files; None for a file of records."""
-    try:
-        if path.suffix == ".toml":
-            document: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix == ".json" and path.stat().st_size <= _MAX_LIST_BYTES:
-            data = path.read_bytes()
-            if not data.lstrip().startswith(b"{"):
-                return None
-            document = json.loads(data)
-        else:
-            return None
-    except OSError as err:
-        raise DataError(f"{path}: {(err.strerror or str(err)).lower()}") from err
-    except tomllib.TOMLDecodeError as err:
-        raise DataError(f"{path}: invalid TOML, {err}") from err
-    except ValueError:  # JSON Lines under another name
-        return None
-    if isinstance(entries := document.get("files"), list) and entries:
-        return entries
-    if path.suffix == ".toml":
-        raise DataError(f"{path} has no list of files; expected files = [...] or [[files]] tables")
-    return None
