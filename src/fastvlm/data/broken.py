@@ -43,17 +43,17 @@ class BrokenRecords:
         """The first of them, each with its reason."""
         return tuple(self._reasons.values())[:_NUM_NAMED]
 
-    def add(self, source: str, error: Exception) -> None:
+    def add(self, source: str, reason: str) -> None:
         """Count a record.
 
         Args:
             source: its file and number, `Record.source` or `RecordFile.source`.
-            error: why it cannot be used.
+            reason: why it cannot be used.
 
         Raises:
             DataError: there are more than the limit allows; the first are named.
         """
-        reason = " ".join(str(error).split())
+        reason = " ".join(reason.split())
         # What the data raises names the record already, what processing raises does not.
         self._reasons.setdefault(
             source, reason if reason.startswith(source) else f"{source}: {reason}"
