@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 from PIL import Image
 
 from fastvlm.messages import ImagePart, TextPart, VideoPart
@@ -50,3 +52,16 @@ def shown(content: Sequence[object]) -> list[str]:
 
 def _name(source: object) -> str:
     return source.name if isinstance(source, Path) else f"{type(source).__name__}"
+
+
+def clip(path: Path, num_frames: int = 6, size: int = 64) -> Path:
+    """A clip whose frames get brighter, 10 a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        for number in range(num_frames):
+            grey = np.full((size, size, 3), 40 + 30 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "rgb24")))
+        container.mux(stream.encode())
+    return path

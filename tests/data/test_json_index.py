@@ -157,6 +157,12 @@ def test_blank_lines_are_no_records_and_broken_ones_are(tmp_path: Path) -> None:
     assert file[3].messages[1].text == "A cat."
 
 
+def test_a_line_of_one_sign_is_a_record_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\r\n7\n\n\r\n8\n9")
+    assert [json_file(path).fields(i) for i in range(4)] == [{}, 7, 8, 9]
+
+
 def test_only_an_index_is_kept(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [llava("Hi? " * 200, id=i) for i in range(2000)])
     file = json_file(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -260,7 +260,9 @@ def _console() -> Console:
     return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
-def _print_table(console: Console, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(
+    console: Console, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]
+) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)

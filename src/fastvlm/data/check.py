@@ -298,8 +298,9 @@ class _Checker:
             return None
         lengths = np.asarray(self._lengths)
         max_length = self._processor.config.max_length
-        edges = sorted({*_BIN_EDGES, max_length, int(lengths.max())})
-        edges = [edge for edge in edges if edge <= max(max_length, int(lengths.max()))]
+        edges = sorted({*_BIN_EDGES, max_length})
+        last = int(np.searchsorted(edges, lengths.max()))
+        edges = edges[: last + 1] if last < len(edges) else [*edges, int(lengths.max())]
         counts, _ = np.histogram(lengths, bins=[0, *(edge + 1 for edge in edges)])
         return Lengths(
             mean=float(lengths.mean()),

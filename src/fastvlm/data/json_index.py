@@ -34,17 +34,21 @@ def index_lines(path: Path) -> NDArray[np.uint64]:
         OSError: the file cannot be read.
     """
     found = []
-    start = 0  # of the line that a chunk begins in
-    size = 0
+    start, size = 0, 0  # of the line that a chunk begins in; of what was read
+    before = b""  # the last byte of the chunk before
     for base, chunk in _chunks(path):
         size = base + len(chunk)
-        ends = base + np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
-        starts = np.concatenate(([start], ends[:-1] + 1)) if len(ends) else ends
-        # One byte can only be a carriage return: no JSON value is a record in so little.
-        found.append(starts[ends - starts > 1])
+        ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
         if len(ends):
-            start = int(ends[-1]) + 1
-    last = [start, size] if size - start > 1 else [size]
+            starts = np.concatenate(([start], base + ends[:-1] + 1))
+            lengths = base + ends - starts
+            bytes_before = np.frombuffer((before or b"\n") + chunk, np.uint8)[ends]
+            is_blank = (lengths == 0) | ((lengths == 1) & (bytes_before == ord("\r")))
+            found.append(starts[~is_blank])
+            start = base + int(ends[-1]) + 1
+        before = chunk[-1:]
+    is_last_blank = size == start or (size == start + 1 and before == b"\r")
+    last = [size] if is_last_blank else [start, size]
     return np.concatenate((*found, last)).astype(np.uint64)
 
 
@@ -60,15 +64,10 @@ def index_list(path: Path) -> NDArray[np.uint64]:
     scan = _ListScan()
     found = []
     for base, chunk in _chunks(path):
-        if scan.is_closed:
-            if chunk.strip():
-                raise DataError(f"{path}: text follows the list; expected one JSON list alone")
-            continue
-        found.append(base + scan.read(chunk))
-        if scan.is_closed:
-            end = int(found[-1][-1]) + 1 - base
-            if chunk[end:].strip():
-                raise DataError(f"{path}: text follows the list; expected one JSON list alone")
+        places, rest = scan.read(chunk)
+        found.append(base + places)
+        if rest.strip():
+            raise DataError(f"{path}: text follows the list; expected one JSON list alone")
     boundaries = np.concatenate(found).astype(np.uint64) if found else np.empty(0, np.uint64)
     if not scan.is_closed:
         raise DataError(
@@ -92,8 +91,10 @@ class _ListScan:
     is_in_string: bool = False
     is_closed: bool = False
 
-    def read(self, chunk: bytes) -> NDArray[np.int64]:
-        """Places where elements of the list begin, and where it ends if it does."""
+    def read(self, chunk: bytes) -> tuple[NDArray[np.int64], bytes]:
+        """Places where elements of the list begin, and where it ends if it does; and what follows it."""
+        if self.is_closed:
+            return np.empty(0, np.int64), chunk
         places = np.flatnonzero(np.frombuffer(chunk.translate(_IS_EVENT), np.bool_))
         bytes_there = np.frombuffer(chunk, np.uint8)[places]
         places, bytes_there = _without_escapes(places, bytes_there)
@@ -110,10 +111,10 @@ class _ListScan:
             self.is_closed = True
             first = ends[0]
             begins = (changes[:first] == 1) & (depths[:first] == 2)
-            return np.append(places[:first][begins], places[first])
+            return np.append(places[:first][begins], places[first]), chunk[places[first] + 1 :]
         if len(depths):
             self.depth = int(depths[-1])
-        return places[(changes == 1) & (depths == 2)]
+        return places[(changes == 1) & (depths == 2)], b""
 
 
 def _without_escapes(
