@@ -1,12 +1,13 @@
 """Scores of answers against references."""
 
 import logging
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvlm.errors import ConfigError
+from fastvlm.errors import ConfigError, MissingExtraError
 from fastvlm.scorers.text import matches, normalize_answer, score_texts
 
 _REFERENCES = [
@@ -112,3 +113,9 @@ def test_what_cannot_be_scored_is_named() -> None:
         score_texts(["yes"], ["yes"])
     with pytest.raises(ConfigError, match="no predictions"):
         score_texts([], [])
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
+    with pytest.raises(MissingExtraError, match=r"fastvlm\[train\]"):
+        score_texts(["a"], [["a"]])

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvlm.scorers.wilson import PairedCounts, Share, difference_interval, wilson_interval
+from fastvlm.scorers.wilson import (
+    PairedCounts,
+    Share,
+    count_pairs,
+    difference_interval,
+    wilson_interval,
+)
 
 
 def test_known_values() -> None:
@@ -83,3 +89,10 @@ def test_known_difference() -> None:
     # 56 of 70 against 48 of 80: Newcombe 1998 (873), table II, contrast (a), method 10.
     low, high = difference_interval(Share(56, 70), Share(48, 80))
     assert (low, high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+def test_pairs_are_counted() -> None:
+    first, second = [True, True, True, False, False, False], [True, True, False, True, False, False]
+    assert count_pairs(first, second) == PairedCounts(2, 1, 1, 2)
+    with pytest.raises(ValueError, match="shorter"):
+        count_pairs([True], [])

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastvlm.errors import ConfigError, ShapeError
 from fastvlm.scorers.text import matches, normalize_answer
-from fastvlm.scorers.wilson import PairedCounts, Share
+from fastvlm.scorers.wilson import PairedCounts, Share, count_pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +96,7 @@ def _shuffle_counts(questions: Sequence[OrderAnswers], forward: list[bool]) -> P
             "ask all of them or none"
         )
     shuffled = [matches(one.shuffled or "", [one.gold_forward]) for one in questions]
-    outcomes = list(zip(forward, shuffled, strict=True))
-    return PairedCounts(
-        both=outcomes.count((True, True)),
-        only_first=outcomes.count((True, False)),
-        only_second=outcomes.count((False, True)),
-        neither=outcomes.count((False, False)),
-    )
+    return count_pairs(forward, shuffled)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
-from fastvlm.errors import ConfigError
+from fastvlm.errors import ConfigError, MissingExtraError
 from fastvlm.scorers.overlap import cider_d, rouge_l, split_words
 
 _OPENING: Final = "\"'`*([{<\u201c\u2018\u00ab"
@@ -48,6 +48,7 @@ def score_texts(predictions: Sequence[str], references: Sequence[Sequence[str]],
     Raises:
         ConfigError: nothing to score, another number of predictions than of references, or a prediction
             without a reference.
+        MissingExtraError: sacrebleu is not there.
     """
     _check(predictions, references)
     words = [split_words(text) for text in predictions]
@@ -88,8 +89,12 @@ def normalize_answer(text: str) -> str:
 
 def _corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Lower-cased, 13a words, smoothing of mteval (`exp`): what `sacrebleu --lowercase` prints, over 100."""
-    from sacrebleu.metrics.bleu import BLEU
-
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError as error:
+        raise MissingExtraError(
+            "BLEU needs the package sacrebleu; run: pip install 'fastvlm[train]'"
+        ) from error
     streams = list(
         zip_longest(*references)
     )  # one list a rank of reference, None where there is none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,6 +63,21 @@ class PairedCounts:
         if self.total == 0:
             return -1.0, 1.0
         return _difference_interval(self.first, self.second, _correlation(self))
+
+
+def count_pairs(first: Sequence[bool], second: Sequence[bool]) -> PairedCounts:
+    """Count who was right where, on the same questions in the same order.
+
+    Raises:
+        ValueError: lists of different lengths.
+    """
+    outcomes = list(zip(map(bool, first), map(bool, second), strict=True))
+    return PairedCounts(
+        both=outcomes.count((True, True)),
+        only_first=outcomes.count((True, False)),
+        only_second=outcomes.count((False, True)),
+        neither=outcomes.count((False, False)),
+    )
 
 
 def wilson_interval(num_correct: int, num_total: int) -> tuple[float, float]:

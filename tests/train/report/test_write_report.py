@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fastvlm.errors import ConfigError
+from fastvlm.errors import ConfigError, MissingExtraError
 from fastvlm.train.report import write_report
 
 _PLOTS = ["grad_norm", "learning_rate", "loss", "memory", "metrics", "throughput"]
@@ -149,3 +150,13 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "report").touch()
     with pytest.raises(ConfigError, match="report cannot be written"):
         write_report(tmp_path)
+
+
+def test_a_missing_package_is_named(
+    make_run: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"fastvlm\[train\]"):
+        write_report(folder)
+    assert not (folder / "report").exists()

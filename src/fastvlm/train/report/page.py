@@ -201,7 +201,8 @@ def _recipe(run: Json) -> str:
 
 
 def _machine(run: Json) -> str:
-    machine = as_object(run.get("machine"))
+    version = {"fastvlm": run["fastvlm_version"]} if "fastvlm_version" in run else {}
+    machine = {**version, **as_object(run.get("machine"))}
     if not machine:
         return ""
     rows = [(escape(plain_name(key)), _plain(value)) for key, value in machine.items()]
