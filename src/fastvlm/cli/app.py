@@ -12,16 +12,16 @@ from typing import Annotated
 
 import typer
 
-from fastvlm.cli import bench, models
+from fastvlm.cli import bench, models, train
 from fastvlm.cli import eval as evaluation
 from fastvlm.cli.chat import chat
 from fastvlm.cli.predict import predict
-from fastvlm.cli.train import train
 from fastvlm.errors import (
     BackendError,
     CheckpointError,
     ConfigError,
     ContextLengthError,
+    DataError,
     FastVLMError,
     MediaError,
     NumericalError,
@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(chat)
-app.command()(train)
+app.add_typer(train.app, name="train")
 app.add_typer(evaluation.app, name="eval")
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
@@ -82,7 +82,7 @@ def exit_code_of(error: FastVLMError) -> int:
     """The exit code that stands for this class of error."""
     if isinstance(error, CheckpointError):
         return 4
-    wrong_use = ConfigError | MediaError | ContextLengthError | BackendError
+    wrong_use = ConfigError | MediaError | DataError | ContextLengthError | BackendError
     if isinstance(error, wrong_use) and not isinstance(error, NumericalError):
         return 2
     return 1

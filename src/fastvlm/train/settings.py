@@ -292,7 +292,7 @@ def read_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
     document = _read_toml(name_or_path)
     document.pop("about", None)
     phases = document.pop("phase", [{"name": Path(name_or_path).stem}])
-    result = []
+    result: list[Phase] = []
     for phase in phases:
         own = dict(phase)
         name = str(own.pop("name", f"phase {len(result) + 1}"))

@@ -1,0 +1,182 @@
+"""LoRA adapters on the language model: put in, taken out as a PEFT folder, merged into the weights.
+
+Source: LoRA (arXiv 2106.09685) and QLoRA (arXiv 2305.14314), through peft and bitsandbytes. The folder names
+modules as the transformers layout of FastVLM does, so that `PeftModel.from_pretrained` puts it on that model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fastvlm.checkpoint.keymap import key_map
+from fastvlm.checkpoint.save import new_folder
+from fastvlm.errors import CheckpointError, MissingExtraError
+from fastvlm.model.fastvlm import FastVLM
+from fastvlm.train.settings import TuneSettings
+
+TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""All matrices of a decoder layer. # REF: llava/train/train_qwen.py find_all_linear_names"""
+_WEIGHTS: Final = "adapter_model.safetensors"
+_CONFIG: Final = "adapter_config.json"
+_PREFIX: Final = "base_model.model."
+_PROJECTOR: Final = "multi_modal_projector"
+
+
+def add_adapters(model: FastVLM, settings: TuneSettings) -> None:
+    """Put adapters of `settings.lora_rank` on every matrix of the decoder layers, in place.
+
+    Raises:
+        MissingExtraError: peft or bitsandbytes is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as err:
+        raise MissingExtraError("adapters need peft; pip install 'fastvlm[train]'") from err
+    if settings.quantize_base == "nf4":
+        _quantize_linears(model.language_model.layers)
+        # peft asks the module it is put on.
+        model.language_model.is_loaded_in_4bit = True  # type: ignore[assignment]
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # peft divides it, any number does
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(TARGETS),
+    )
+    inject_adapter_in_model(config, model.language_model)
+
+
+def save_adapter(
+    state: Mapping[str, Tensor], model: FastVLM, settings: TuneSettings, folder: Path
+) -> None:
+    """Write the PEFT folder.
+
+    Args:
+        state: trained tensors by name in `FastVLM`: adapters, and the projector if it was trained.
+        model: whose key map names the modules.
+        settings: rank, alpha, dropout and the name of the base model.
+        folder: written beside its place, then renamed into it.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    keys = key_map("hf", model.config)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            module, _, rest = name.partition(".lora_")
+            which = rest.split(".")[0]  # A or B
+            place = keys.to_layout(f"{module}.weight").removesuffix(".weight")
+            tensors[f"{_PREFIX}{place}.lora_{which}.weight"] = tensor.contiguous()
+        else:
+            tensors[_PREFIX + keys.to_layout(name)] = tensor.contiguous()
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": settings.model,
+        "r": settings.lora_rank,
+        "lora_alpha": settings.lora_alpha,
+        "lora_dropout": settings.lora_dropout,
+        "target_modules": list(TARGETS),
+        "modules_to_save": [_PROJECTOR] if settings.train_projector else None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    with new_folder(folder, overwrite=True) as staging:
+        save_file(tensors, staging / _WEIGHTS, metadata={"format": "pt"})
+        (staging / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def merge_adapter(model: FastVLM, folder: Path) -> None:
+    """Add the adapters of a PEFT folder to the weights of a model, in place, and take its projector over.
+
+    Raises:
+        CheckpointError: no such folder, or tensors that do not fit the model.
+    """
+    if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{folder} holds no adapter; expected {_CONFIG} and {_WEIGHTS}, as peft writes them"
+        )
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        scale = float(config["lora_alpha"]) / int(config["r"])
+        tensors = load_file(folder / _WEIGHTS)
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as err:
+        raise CheckpointError(f"{folder} holds a damaged adapter: {err}; write it again") from err
+    keys = key_map("hf", model.config)
+    state: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        place = key.removeprefix(_PREFIX)
+        module, _, rest = place.partition(".lora_")
+        name = keys.to_ours(f"{module}.weight" if rest else place)
+        if name is None:
+            raise CheckpointError(
+                f"{folder}: {key} has no place in this model; is it the right base?"
+            )
+        state[f"{name.removesuffix('.weight')}.lora_{rest}" if rest else name] = tensor
+    merge_state(model, state, scale)
+
+
+@torch.no_grad()
+def merge_state(model: FastVLM, state: Mapping[str, Tensor], scale: float) -> None:
+    """W + scale * B @ A for every adapter in `state`, names as in `FastVLM`; other tensors replace the model's.
+
+    Computed in float32 and rounded once.
+
+    Raises:
+        CheckpointError: a name or shape that the model does not have.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in state.items():
+        module, _, rest = name.partition(".lora_")
+        target = own.get(f"{module}.weight" if rest else name)
+        if target is None:
+            raise CheckpointError(f"{name} has no place in this model; is it the right base?")
+        if rest.startswith("B"):
+            continue  # handled with its A
+        change = tensor.float()
+        if rest:
+            partner = f"{module}.lora_{rest.replace('A', 'B', 1)}"
+            if partner not in state:
+                raise CheckpointError(f"{name} has no partner {partner}; the adapter is incomplete")
+            change = target.float() + scale * (state[partner].float() @ change)
+        if change.shape != target.shape:
+            raise CheckpointError(
+                f"{name} makes {tuple(change.shape)}, the model has {tuple(target.shape)}; is it the right base?"
+            )
+        target.copy_(change)
+
+
+def _quantize_linears(layers: nn.Module) -> None:
+    """Linear layers to 4-bit NormalFloat with double quantisation, as QLoRA has them."""
+    try:
+        from bitsandbytes.nn.modules import Linear4bit, Params4bit
+    except ImportError as err:
+        raise MissingExtraError(
+            "quantize_base needs bitsandbytes; pip install bitsandbytes"
+        ) from err
+    for parent in list(layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is not nn.Linear:
+                continue
+            linear = Linear4bit(  # type: ignore[no-untyped-call]
+                child.in_features,
+                child.out_features,
+                bias=child.bias is not None,
+                compute_dtype=torch.bfloat16,
+                compress_statistics=True,
+                quant_type="nf4",
+            )
+            linear.weight = Params4bit(
+                child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+            )
+            linear.bias = child.bias
+            setattr(parent, name, linear.to(child.weight.device))

@@ -1,0 +1,379 @@
+"""The Trainer of tuning runs: transformers' loop with our loss, groups, order of samples and checkpoints.
+
+What is changed, and why:
+- a checkpoint holds what is trained and nothing else, and is renamed into its place once it is complete;
+- the order of samples depends on seed and epoch alone, so that a resumed run goes on with the same samples;
+- broken samples are counted and stop the run above a limit;
+- evaluation measures loss and token accuracy over tokens, without keeping logits.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from fastvlm.data.mixture import Place
+from fastvlm.data.samples import BrokenSample, TrainingSamples, ValidationSamples
+from fastvlm.errors import CheckpointError, NumericalError
+from fastvlm.train.average import WeightAverage
+from fastvlm.train.collate import Collator
+from fastvlm.train.network import OUTPUT_LAYER, TuningNetwork
+from fastvlm.train.parts import optimizer_groups
+from fastvlm.train.settings import TuneSettings
+
+TRAINED: Final = "trained.safetensors"
+AVERAGED: Final = "averaged.safetensors"
+_STAGING: Final = ".saving"
+
+
+class EpochOrder(Sampler[Place]):
+    """Places of an epoch's records in the order that `order(epoch)` gives.
+
+    The epoch is set by `_Epochs` and not by the data loader, whose wrappers do not all pass it on.
+    """
+
+    def __init__(self, order: Callable[[int], Sequence[Place]]) -> None:
+        self._order = lru_cache(maxsize=1)(order)  # its length is asked for again and again
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._order(self.epoch))
+
+    def __len__(self) -> int:
+        return len(self._order(self.epoch))
+
+
+class Tuner(Trainer):
+    """One phase of a run.
+
+    Args:
+        network: with `requires_grad` set and adapters put in.
+        settings: of the phase.
+        arguments: made by `training_arguments`.
+        train_set: all samples, by their place.
+        order: places of an epoch, in order; may repeat or leave out some.
+        collator: lays samples out.
+        validation: samples to measure on; None for none.
+        on_broken: told of every sample that cannot be used; may raise.
+        on_log: told of every line of the log.
+        score_answers: further metrics of the network as it stands; called at every validation.
+        should_stop: asked after every step; a checkpoint is written before the run ends.
+    """
+
+    def __init__(
+        self,
+        network: TuningNetwork,
+        settings: TuneSettings,
+        arguments: TrainingArguments,
+        *,
+        train_set: TrainingSamples,
+        order: Callable[[int], Sequence[Place]],
+        collator: Collator,
+        validation: ValidationSamples | None = None,
+        on_broken: Callable[[BrokenSample], None],
+        on_log: Callable[[dict[str, Any]], None],
+        score_answers: Callable[[TuningNetwork], dict[str, float]] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._settings = settings
+        self._order = EpochOrder(order)
+        self._on_broken, self._on_log = on_broken, on_log
+        self._score_answers = score_answers
+        self._average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
+        self._meter = _Meter()
+        self._validations_since_best = 0
+        self._last_evaluated = -1
+        super().__init__(
+            model=network,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=train_set,
+            eval_dataset=validation,
+            callbacks=[_Steps(self._order, self._average, should_stop)],
+        )
+        self.remove_callback(PrinterCallback)
+
+    @property
+    def network(self) -> TuningNetwork:
+        """The network without what the Trainer wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def was_just_evaluated(self) -> bool:
+        """Whether the weights have been measured since the last step."""
+        return self._last_evaluated == self.state.global_step
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What the phase has trained, by name in `FastVLM`: averaged weights where an average is kept."""
+        state = _trained_state(self.network, self._full_state())
+        if self._average is not None:
+            state |= {
+                name: value.to(state[name].dtype) for name, value in self._average.tensors.items()
+            }
+        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+    # What the loop asks for.
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Place]:
+        return self._order
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            groups = optimizer_groups(model or self.network, self._settings)
+            self.optimizer = torch.optim.AdamW(
+                groups, betas=(0.9, self._settings.adam_beta2), eps=1e-8, fused=not self.args.fsdp
+            )
+        return self.optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            self._take_broken(batch)
+            self._meter.count(batch)
+        return batches, num_items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise NumericalError(
+                f"loss is {loss.item()} after step {self.state.global_step}; the last checkpoint is still good: "
+                "go on from it with a smaller learning_rate"
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if not self.is_world_process_zero() or "train_runtime" in logs:
+            return
+        line: dict[str, Any] = {
+            "step": self.state.global_step,
+            "num_steps": self.state.max_steps,
+            "epoch": round(self.state.epoch or 0.0, 4),
+            "time": round(time.time(), 2),
+        }
+        if "loss" in logs and self.optimizer is not None:
+            line |= {"loss": logs["loss"], "grad_norm": logs.get("grad_norm")}
+            line["learning_rates"] = {
+                group["part"]: group["lr"]
+                for group in self.optimizer.param_groups
+                if "part" in group
+            }
+            line |= self._meter.rates(self.args.world_size, self.args.device)
+        evaluated = {
+            key.removeprefix("eval_"): value
+            for key, value in logs.items()
+            if key.startswith("eval_")
+        }
+        if evaluated:
+            line["eval"] = evaluated
+        self._on_log(line)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Loss and accuracy over all target tokens, and what `score_answers` adds."""
+        self._meter.pause()
+        network = self.network
+        network.eval()
+        with self._average.applied() if self._average is not None else nullcontext():
+            metrics = self._measure(self.get_eval_dataloader(eval_dataset))
+            if self._score_answers is not None and self.is_world_process_zero():
+                metrics |= self._score_answers(network)
+        self._meter.go_on()
+        self._last_evaluated = self.state.global_step
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(dict(named))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        self._watch(metrics["loss"])
+        return named
+
+    @torch.no_grad()
+    def _measure(self, batches: Any) -> dict[str, float]:
+        model: nn.Module = self.model
+        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for batch in batches:
+            self._take_broken(batch)
+            with self.accelerator.autocast():
+                out = model(**self._prepare_inputs(batch))
+            count = out["num_targets"]
+            totals += torch.stack([out["loss"].double() * count, out["num_correct"], count])
+        loss, correct, count = self.accelerator.reduce(totals).tolist()
+        return {"loss": loss / max(count, 1), "token_accuracy": correct / max(count, 1)}
+
+    def _watch(self, loss: float) -> None:
+        """Stop when validation has not become better for long; the best weights are kept apart."""
+        if not self._settings.early_stop:
+            return
+        if self.state.best_metric is None or loss < self.state.best_metric:
+            self.state.best_metric, self._validations_since_best = loss, 0
+            self.control.should_save = True
+            self.state.best_global_step = self.state.global_step
+            return
+        self._validations_since_best += 1
+        if self._validations_since_best >= self._settings.early_stop:
+            self.control.should_training_stop = True
+
+    def _take_broken(self, batch: dict[str, Any]) -> None:
+        for sample in batch.pop("broken", ()):
+            self._on_broken(sample)
+
+    # Checkpoints.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write beside the place and rename: a checkpoint is whole or not there."""
+        run = Path(str(self.args.output_dir))
+        staging = run / _STAGING
+        if self.is_world_process_zero():
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as err:  # torch reports a full disk as RuntimeError
+            shutil.rmtree(staging, ignore_errors=True)
+            raise CheckpointError(
+                f"the checkpoint at step {self.state.global_step} could not be written below {run}: {err}; "
+                "earlier ones are intact: free space and resume"
+            ) from err
+        finally:
+            self.args.output_dir = str(run)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            shutil.rmtree(run / name, ignore_errors=True)
+            (staging / name).rename(run / name)
+            shutil.rmtree(staging, ignore_errors=True)
+            best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self._settings.save_total_limit,
+                best_model_checkpoint=str(best) if best.is_dir() else None,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Trained tensors and BatchNorm statistics only; the rest comes from the model the run began with."""
+        assert output_dir is not None
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = _trained_state(self.network, state_dict or self.network.state_dict())
+        save_file(state, folder / TRAINED)
+        if self._average is not None:
+            save_file(self._average.tensors, folder / AVERAGED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        folder = Path(resume_from_checkpoint)
+        network = self.network
+        saved = load_file(folder / TRAINED)
+        expected = _trained_state(network, network.state_dict())
+        if saved.keys() != expected.keys():
+            differing = sorted(saved.keys() ^ expected.keys())[:3]
+            raise CheckpointError(
+                f"{folder} holds other tensors than this run trains, e.g. {', '.join(differing)}; "
+                "resume with the settings that the run was started with"
+            )
+        network.load_state_dict(saved, strict=False)
+        if self._average is not None:
+            self._average.load(load_file(folder / AVERAGED))
+
+    def _full_state(self) -> dict[str, Tensor]:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return dict(self.accelerator.get_state_dict(self.model_wrapped))
+        return dict(self.network.state_dict())
+
+
+class _Steps(TrainerCallback):
+    """What happens between steps: the epoch of the order, the average, stopping on request."""
+
+    def __init__(
+        self, order: EpochOrder, average: WeightAverage | None, should_stop: Callable[[], bool]
+    ) -> None:
+        self._order, self._average, self._should_stop = order, average, should_stop
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._order.epoch = int((state.epoch or 0.0) + 1e-6)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._average is not None:
+            self._average.update()
+        if self._should_stop():
+            control.should_save = control.should_training_stop = True
+
+
+class _Meter:
+    """Samples and tokens a second between two lines of the log, without the time of validations."""
+
+    def __init__(self) -> None:
+        self._samples = self._tokens = 0
+        self._since = time.perf_counter()
+        self._paused_at = 0.0
+
+    def count(self, batch: dict[str, Any]) -> None:
+        segments = batch["segment_ids"]
+        self._samples += int(segments.amax(1).sum())
+        self._tokens += int((segments > 0).sum())
+
+    def pause(self) -> None:
+        self._paused_at = time.perf_counter()
+
+    def go_on(self) -> None:
+        self._since += time.perf_counter() - self._paused_at
+
+    def rates(self, num_processes: int, device: torch.device) -> dict[str, float]:
+        """Rates of all processes together since the last call, and this one's peak memory in MiB."""
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        rates = {
+            "samples_per_second": round(self._samples * num_processes / elapsed, 3),
+            "tokens_per_second": round(self._tokens * num_processes / elapsed, 1),
+            "memory_mib": round(peak_memory_mib(device), 1),
+        }
+        self._samples = self._tokens = 0
+        self._since = time.perf_counter()
+        return rates
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory in MiB so far: allocated on a GPU, resident on a CPU; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _trained_state(network: TuningNetwork, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trained parameters, and the BatchNorm statistics that moved with them."""
+    names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    names |= {
+        name
+        for name, _ in network.named_buffers()
+        if network.updates_batch_norm and name.rsplit(".", 1)[-1].startswith(("running_", "num_"))
+    }
+    if network.model.lm_head.weight is network.model.language_model.embed_tokens.weight:
+        names.discard(OUTPUT_LAYER)
+    return {name: tensor.contiguous() for name, tensor in state.items() if name in names}
