@@ -8,8 +8,9 @@ is asked once more with the middle frame in place of all, which shows what a sin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +38,7 @@ SHUFFLED_CHANCE: Final = 0.5
 
 _SEED: Final = 9_000_000_000
 """Seeds of data sets, of recipes and of the evaluation of pictures lie elsewhere."""
-_BATCH: Final = 16
+_BATCH: Final = 64
 _PICTURE_SIZE: Final = 192
 _MAX_NEW_TOKENS: Final = 32
 _CLIP_S: Final = 2.0
@@ -70,14 +71,14 @@ class NanoVideoReport:
     """All kinds, and what they were asked with.
 
     Attributes:
-        order: of the questions about order of all kinds together.
+        order: of the questions about order of all kinds together; None if none was asked.
     """
 
     model: str
     seed: int
     num_frames: int
     results: tuple[VideoKindResult, ...]
-    order: OrderSensitivity
+    order: OrderSensitivity | None
 
     @property
     def forward(self) -> Share:
@@ -92,7 +93,7 @@ class NanoVideoReport:
             "seed": self.seed,
             "num_frames": self.num_frames,
             "all": _share_json(self.forward),
-            "order": _order_json(self.order),
+            "order": None if self.order is None else _order_json(self.order),
             "results": [
                 {
                     "kind": one.kind,
@@ -107,23 +108,40 @@ class NanoVideoReport:
         }
 
 
-# Rows of the table in order: kind of question, title, kind of clip (None: any that can be asked), number of
-# possible answers (0: several sorts). Flashes follow from the number of frames.
-_ROWS: Final[tuple[tuple[str, str, ClipKind | None, int], ...]] = (
-    ("direction", "which way does it move (or not)", "motion", 5),
-    ("moves", "does it move", "motion", 2),
-    ("mover", "what moves", "motion", 8),
-    ("where_when", "where is it at the start or end", "motion", 9),
-    ("order", "which comes first or last", "order", 2),
-    ("before", "does it come before or after the other", "order", 2),
-    ("colour_when", "colour at the start or end", "recolour", 10),
-    ("recolour", "from which colour to which", "recolour", 90),
-    ("vanish", "does it appear, disappear or stay", "vanish", 3),
-    ("present", "is it there at the start or end", "vanish", 2),
-    ("flashes", "how many times does it flash", "flash", 0),
-    ("happens", "what happens to it", None, 0),
-    ("still", "what one frame answers: colours, shapes, number", None, 0),
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One kind of question."""
+
+    kind: str
+    title: str
+    clip_kind: ClipKind | None
+    """None where any clip may do."""
+    num_choices: int
+    """0 where the possible answers are of several sorts or follow from the number of frames."""
+
+    def chance(self, num_frames: int) -> float | None:
+        if self.kind == "flashes":
+            return 2 / (MANY_SLOTS if num_frames >= MANY_SLOTS else NUM_SLOTS)
+        return 1 / self.num_choices if self.num_choices else None
+
+
+# In the order of the table.
+_ROWS: Final = (
+    _Row("direction", "which way does it move (or not)", "motion", 5),
+    _Row("moves", "does it move", "motion", 2),
+    _Row("mover", "what moves", "motion", 8),
+    _Row("where_when", "where is it at the start or end", "motion", 9),
+    _Row("order", "which comes first or last", "order", 2),
+    _Row("before", "does it come before or after the other", "order", 2),
+    _Row("colour_when", "colour at the start or end", "recolour", 10),
+    _Row("recolour", "from which colour to which", "recolour", 90),
+    _Row("vanish", "does it appear, disappear or stay", "vanish", 3),
+    _Row("present", "is it there at the start or end", "vanish", 2),
+    _Row("flashes", "how many times does it flash", "flash", 0),
+    _Row("happens", "what happens to it", None, 0),
+    _Row("still", "what one frame answers: colours, shapes, number", None, 0),
 )
+VIDEO_KINDS: Final = tuple(row.kind for row in _ROWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +157,7 @@ def evaluate_nano_video(
     num_questions: int = 300,
     seed: int = 0,
     num_frames: int = NUM_SLOTS,
+    kinds: Sequence[str] = (),
     on_progress: OnProgress | None = None,
 ) -> NanoVideoReport:
     """Ask every kind of question.
@@ -148,48 +167,32 @@ def evaluate_nano_video(
         num_questions: of each kind.
         seed: of this evaluation; none of them meets a seed of training.
         num_frames: of each clip, evenly spread from the first to the last; at least 4.
+        kinds: those of `VIDEO_KINDS` that are asked; none means all.
         on_progress: called after every batch.
 
     Raises:
-        ConfigError: `num_questions` below 1, or `num_frames` below 4.
+        ConfigError: `num_questions` below 1, `num_frames` below 4, or an unknown kind.
     """
     if num_questions < 1:
         raise ConfigError(f"n is {num_questions}; expected at least 1")
+    if unknown := [kind for kind in kinds if kind not in VIDEO_KINDS]:
+        raise ConfigError(f"kind {unknown[0]!r} is not known; expected {', '.join(VIDEO_KINDS)}")
     results: list[VideoKindResult] = []
     about_order: list[OrderAnswers] = []
-    for index, (kind, title, clip_kind, num_choices) in enumerate(_ROWS):
+    for index, row in enumerate(_ROWS):
+        if kinds and row.kind not in kinds:
+            continue
         rng = np.random.default_rng([_SEED, seed, index])
-        forward = middle = 0
-        in_order: list[OrderAnswers] = []
-        for start in range(0, num_questions, _BATCH):
-            count = min(_BATCH, num_questions - start)
-            items = [_fresh(rng, engine, kind, clip_kind, num_frames) for _ in range(count)]
-            answers = _ask(engine, items, [item.frames for item in items])
-            forward += _num_right(items, answers)
-            centres = [(item.frames[num_frames // 2],) * num_frames for item in items]
-            middle += _num_right(items, _ask(engine, items, centres))
-            in_order += _ask_about_order(engine, items, answers)
-            if on_progress is not None:
-                on_progress(title, start + count, num_questions)
+        fresh = (_fresh(rng, engine, row, num_frames) for _ in range(num_questions))
+        result, in_order = _score(engine, row, fresh, num_questions, num_frames, on_progress)
+        results.append(result)
         about_order += in_order
-        if kind == "flashes":
-            num_choices = (MANY_SLOTS if num_frames >= MANY_SLOTS else NUM_SLOTS) // 2
-        results.append(
-            VideoKindResult(
-                kind=kind,
-                title=title,
-                chance=1 / num_choices if num_choices else None,
-                forward=Share(forward, num_questions),
-                middle_frame=Share(middle, num_questions),
-                order=order_sensitivity(in_order) if in_order else None,
-            )
-        )
     return NanoVideoReport(
         model=engine.name,
         seed=seed,
         num_frames=num_frames,
         results=tuple(results),
-        order=order_sensitivity(about_order),
+        order=order_sensitivity(about_order) if about_order else None,
     )
 
 
@@ -206,6 +209,8 @@ def video_markdown_table(document: dict[str, Any]) -> str:
             f"| {one['title']} | {one['right']} | {one['of']} | {one['accuracy']:.3f} | "
             f"{low:.3f} to {high:.3f} | {chance} | {one['middle_frame']['accuracy']:.3f} |"
         )
+    if not document["order"]:
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         f"| questions about order | of | forward | reversed | shuffled (at most {SHUFFLED_CHANCE} by chance) "
@@ -220,13 +225,42 @@ def video_markdown_table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fresh(
-    rng: np.random.Generator, engine: Engine, kind: str, clip_kind: ClipKind | None, num_frames: int
-) -> _Item:
+def _score(
+    engine: Engine,
+    row: _Row,
+    items: Iterator[_Item],
+    num_questions: int,
+    num_frames: int,
+    on_progress: OnProgress | None,
+) -> tuple[VideoKindResult, list[OrderAnswers]]:
+    """The result of one row, and its answers about order."""
+    num_asked = forward = middle = 0
+    in_order: list[OrderAnswers] = []
+    while batch := [*islice(items, _BATCH)]:
+        answers = _ask(engine, batch, [item.frames for item in batch])
+        centres = [(item.frames[num_frames // 2],) * num_frames for item in batch]
+        num_asked += len(batch)
+        forward += _num_right(batch, answers)
+        middle += _num_right(batch, _ask(engine, batch, centres))
+        in_order += _ask_about_order(engine, batch, answers)
+        if on_progress is not None:
+            on_progress(row.title, num_asked, num_questions)
+    result = VideoKindResult(
+        kind=row.kind,
+        title=row.title,
+        chance=row.chance(num_frames),
+        forward=Share(forward, num_asked),
+        middle_frame=Share(middle, num_asked),
+        order=order_sensitivity(in_order) if in_order else None,
+    )
+    return result, in_order
+
+
+def _fresh(rng: np.random.Generator, engine: Engine, row: _Row, num_frames: int) -> _Item:
     """A new clip and a question of this kind that it can be asked, both with the frames as pictures."""
     while True:
-        clip = sample_clip(rng, clip_kind, num_frames=num_frames)
-        question = ask_clip(rng, kind, clip) if kind in kinds_of_clip(clip) else None
+        clip = sample_clip(rng, row.clip_kind, num_frames=num_frames)
+        question = ask_clip(rng, row.kind, clip) if row.kind in kinds_of_clip(clip) else None
         if question is not None:
             break
     shuffle = tuple(int(i) for i in rng.permutation(num_frames))
@@ -286,8 +320,8 @@ def _share_json(share: Share) -> dict[str, Any]:
     return {
         "right": share.num,
         "of": share.total,
-        "accuracy": round(share.value, 4),
-        "interval": [round(value, 4) for value in share.interval],
+        "accuracy": round(share.value, 6),
+        "interval": [round(value, 6) for value in share.interval],
     }
 
 
