@@ -80,12 +80,14 @@ def check(
     Exit codes: 0 nothing wrong, 3 records that cannot be used or stand in both splits, 2 a file that cannot be read.
     """
     from fastvlm.data.check import check_files, evenly
-    from fastvlm.data.contact_sheet import save_contact_sheet
+    from fastvlm.data.contact_sheet import check_sheet_path, save_contact_sheet
     from fastvlm.messages import VideoOptions
 
     for name, value in (("sample", sample), ("sheet-records", sheet_records)):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} is {value}; expected at least 1")
+    if contact_sheet is not None:
+        check_sheet_path(contact_sheet)
     video = VideoOptions(num_frames=num_frames, frame_size=frame_size)
     processor = _processor(model, max_length)
     opened = _open(files, media_folder, video)

@@ -62,14 +62,23 @@ def save_contact_sheet(files: Sequence[RecordFile], path: Path, *, num_records: 
     Raises:
         DataError: the path does not end in .png, or its folder does not exist.
     """
-    if path.suffix.lower() != ".png" or not path.parent.is_dir():
-        raise DataError(
-            f"the contact sheet {path} cannot be written; expected a .png in a folder that exists"
-        )
+    check_sheet_path(path)
     sheet = draw_contact_sheet(files, num_records=num_records)
     partial = path.with_name(f".{path.name}.partial")
     sheet.save(partial, "PNG")
     partial.replace(path)
+
+
+def check_sheet_path(path: Path) -> None:
+    """Raise before any work if a sheet cannot be written there.
+
+    Raises:
+        DataError: the path does not end in .png, or its folder does not exist.
+    """
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise DataError(
+            f"the contact sheet {path} cannot be written; expected a .png in a folder that exists"
+        )
 
 
 def _draw_tile(

@@ -108,6 +108,8 @@ def _list_of(path: Path) -> list[Any] | None:
             document = json.loads(data)
         else:
             return None
+    except FileNotFoundError:
+        return None  # for whoever opens it to say
     except OSError as err:
         raise DataError(f"{path}: {(err.strerror or str(err)).lower()}") from err
     except tomllib.TOMLDecodeError as err:
