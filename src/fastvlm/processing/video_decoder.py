@@ -22,11 +22,10 @@ no external references. Loading this module loads FFmpeg.
 from __future__ import annotations
 
 import struct
-from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
@@ -39,18 +38,15 @@ from PIL import Image
 
 from fastvlm.errors import MediaError
 from fastvlm.messages import VideoOptions
-from fastvlm.processing.frame_sampling import FrameTimes, plan_frames, scan_indices
+from fastvlm.processing.frame_sampling import plan_frames, scan_indices
+from fastvlm.processing.video_index import read_index, tolerating_damage
 from fastvlm.processing.video_info import Frame, TooManyFramesError, VideoInfo, VideoLimits
 
 if TYPE_CHECKING:
     from av.buffer import Buffer
     from av.container import InputContainer
-    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
-
-MAX_FRAMES_IN_FILE: Final = 4_000_000
-"""Six hours at 180 frames a second; the index of so many takes 32 MB."""
 
 _DEMUXERS: Final = "mov,matroska,avi,flv,asf,mpegts,mpeg,ogg,gif"
 """Files that hold everything they need. Playlists, concatenations, devices and single pictures are left out."""
@@ -64,25 +60,6 @@ _SEEK_GAIN: Final = 12
 """Frames that a seek must save: it empties the decoder, which takes about as many to fill its threads again."""
 
 _MAX_ASPECT: Final = 4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Index:
-    """All frames of a track.
-
-    Attributes:
-        times: when they are shown, from the first on.
-        stamps: their presentation times as decoded frames carry them, or 0, 1, 2 ... where the file has none.
-        key_stamps: presentation times of key frames, ascending.
-        key_places: where to seek for each of them, in decoding time.
-        has_stamps: frames carry presentation times.
-    """
-
-    times: FrameTimes
-    stamps: Sequence[int]
-    key_stamps: list[int]
-    key_places: list[int]
-    has_stamps: bool
 
 
 class _SeekMissedError(Exception):
@@ -107,7 +84,7 @@ class Clip:
         try:
             context = self._stream.codec_context
             self._check_size(context.width, context.height)
-            self._index = _read_index(self._container, self._stream)
+            self._index = read_index(self._container, self._stream)
             self._check_duration()
         except BaseException:
             self.close()
@@ -170,7 +147,15 @@ class Clip:
             MediaError: more than half of them cannot be decoded, or one exceeds a limit.
         """
         for index, frame in self._surviving(indices, may_seek):
-            yield Frame(self._upright(frame), self._index.times.time_s(index))
+            time_s = self._index.times.time_s(index)
+            try:
+                yield Frame(self._upright(frame), time_s)
+            except FFmpegError as err:
+                if isinstance(err, MemoryError):
+                    raise
+                raise MediaError(
+                    f"the frame at {time_s:.2f} s cannot be converted to RGB ({_reason(err)})"
+                ) from err
 
     def thumbnails(self, indices: Sequence[int], size: int) -> Iterator[tuple[float, bytes]]:
         """Time in seconds and size x size levels of grey of each frame; not turned upright."""
@@ -188,7 +173,11 @@ class Clip:
         self._file.seek(0)
         try:
             container = av.open(
-                self._file, "r", container_options=_OPTIONS, buffer_size=_BUFFER_BYTES
+                self._file,
+                "r",
+                container_options=_OPTIONS,
+                buffer_size=_BUFFER_BYTES,
+                metadata_errors="replace",  # titles in whatever encoding
             )
         except FFmpegError as err:
             if isinstance(err, MemoryError):
@@ -260,16 +249,16 @@ class Clip:
         self, indices: Sequence[int], may_seek: bool
     ) -> Iterator[tuple[int, VideoFrame | None]]:
         """Each wanted frame, or what stands in for it with its own index, or None."""
-        num_found = 0
+        num_found, last_used = 0, -1
         self._rewind()
         if may_seek and self._index.has_stamps and self._index.key_stamps:
             with suppress(_SeekMissedError):
                 for found in self._by_seeking(indices):
                     yield found
-                    num_found += 1
+                    num_found, last_used = num_found + 1, found[0]
                 return
             self._rewind()
-        yield from self._in_passing(indices[num_found:])
+        yield from self._in_passing(indices[num_found:], last_used=last_used)
 
     def _by_seeking(self, indices: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         stamps, keys = self._index.stamps, self._index.key_stamps
@@ -288,7 +277,9 @@ class Clip:
                 yield index, _exactly(decoded, stamps[index])
                 position = index
 
-    def _in_passing(self, indices: Sequence[int]) -> Iterator[tuple[int, VideoFrame | None]]:
+    def _in_passing(
+        self, indices: Sequence[int], *, last_used: int = -1
+    ) -> Iterator[tuple[int, VideoFrame | None]]:
         """Decode on and take what is wanted as it comes by; the last unused frame stands in for a missing one."""
         stamps, wanted = self._index.stamps, deque(indices)
         spare: tuple[int, VideoFrame] | None = None
@@ -305,17 +296,17 @@ class Clip:
             if stamp == stamps[wanted[0]]:
                 yield wanted.popleft(), frame
                 spare = None
-            else:
-                spare = max(bisect_right(stamps, stamp) - 1, 0), frame
+            elif (index := bisect_right(stamps, stamp) - 1) > last_used:
+                spare = index, frame
         for missing in wanted:
             yield spare or (missing, None)
             spare = None
 
     def _decoded(self) -> Generator[VideoFrame]:
         """Good frames from here on, in order of presentation; packets that cannot be decoded are left out."""
-        with _tolerating_damage():
+        with tolerating_damage():
             for packet in self._container.demux(self._stream):
-                with _tolerating_damage():
+                with tolerating_damage():
                     for frame in packet.decode():
                         if not frame.is_corrupt:
                             self._check_size(frame.width, frame.height)
@@ -360,9 +351,9 @@ class _DisplayMatrix:
 
     @property
     def degrees(self) -> int:
-        """The clockwise turn, after a mirroring from left to right if there is one."""
+        """The clockwise turn, before a mirroring from left to right if there is one."""
         if self.swaps_sides:
-            return 90 if self.c < 0 else 270
+            return 90 if self.b > 0 else 270
         return 0 if self.d >= 0 else 180
 
     def apply(self, image: Image.Image) -> Image.Image:
@@ -413,63 +404,6 @@ def _video_track(container: InputContainer) -> VideoStream:
     if cast("object", track.codec_context) is None:  # typed as always there
         raise MediaError("its codec is not known to this FFmpeg; convert the clip to H.264 first")
     return track
-
-
-def _read_index(container: InputContainer, track: VideoStream) -> _Index:
-    """Note every packet of a track. A file that is cut short ends where it can no longer be read."""
-    shown, keys, num_unstamped = array("q"), [], 0
-    longest_end: tuple[int, int] | None = None
-    with _tolerating_damage():
-        for packet in container.demux(track):
-            if not packet.size or packet.is_corrupt or _is_hidden(packet, track):
-                continue
-            if len(shown) + num_unstamped >= MAX_FRAMES_IN_FILE:
-                raise MediaError(f"has more than {MAX_FRAMES_IN_FILE} frames; cut the clip")
-            if packet.is_keyframe and packet.pts is not None:
-                place = packet.pts if packet.dts is None else min(packet.dts, packet.pts)
-                keys.append((packet.pts, place))
-            if packet.is_discard:  # before the beginning that an edit list sets; decoded, not shown
-                continue
-            if packet.pts is None:
-                num_unstamped += 1
-                continue
-            shown.append(packet.pts)
-            longest_end = max(longest_end or (packet.pts, 0), (packet.pts, packet.duration or 0))
-    num_frames = len(shown) + num_unstamped
-    if not num_frames:
-        raise MediaError("its video track holds no frames; the file is damaged or cut short")
-    rate = track.average_rate or track.guessed_rate or Fraction(25)
-    if num_unstamped or longest_end is None or not track.time_base:
-        times = FrameTimes(range(num_frames), 1 / rate, num_frames)
-        return _Index(times, range(num_frames), [], [], has_stamps=False)
-    stamps = array("q", sorted(set(shown)))
-    first, last = stamps[0], stamps[-1]
-    mean_gap = round((last - first) / (len(stamps) - 1)) if last > first else 0
-    duration = longest_end[1] or mean_gap or round(1 / (rate * track.time_base))
-    times = FrameTimes(
-        array("q", (stamp - first for stamp in stamps)),
-        track.time_base,
-        last - first + max(duration, 1),
-    )
-    keys.sort()
-    return _Index(
-        times, stamps, [stamp for stamp, _ in keys], [place for _, place in keys], has_stamps=True
-    )
-
-
-def _is_hidden(packet: Packet[VideoStream], track: VideoStream) -> bool:
-    """A VP8 packet that is only referred to; RFC 6386 section 9.1, show_frame. Other codecs pack those in."""
-    return track.codec_context.name.endswith("vp8") and not memoryview(packet)[0] >> 4 & 1
-
-
-@contextmanager
-def _tolerating_damage() -> Generator[None]:
-    """Damaged data is no error yet: what can be read before and after may be enough. Lack of memory is one."""
-    try:
-        yield
-    except FFmpegError as err:
-        if isinstance(err, MemoryError):
-            raise
 
 
 def _reason(err: FFmpegError) -> str:

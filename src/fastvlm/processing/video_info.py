@@ -26,7 +26,8 @@ class VideoLimits:
     timeout_s: float = 60.0
     """Seconds that reading may take, the time of the caller between frames left out. Not for trusted files."""
     memory_bytes: int = 4 * 1024**3
-    """Address space of the decoding process, where the system can limit it (Linux). Not for trusted files."""
+    """Address space of the decoding process, where the system can limit it (Linux); 130 MiB of it are the program.
+    Not for trusted files."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_edge", "memory_bytes"):

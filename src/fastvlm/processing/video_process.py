@@ -25,6 +25,10 @@ from fastvlm.processing.duplicate_frames import THUMBNAIL_SIZE
 from fastvlm.processing.video_info import Frame, TooManyFramesError, VideoInfo, VideoLimits
 
 _MAX_LINE: Final = 1 << 16
+_SECONDS_TO_END: Final = 2.0
+_OUT_OF_TIME: Final = -signal.SIGXCPU if sys.platform != "win32" else None
+_KILLED: Final = -signal.SIGKILL if sys.platform != "win32" else None
+
 _T = TypeVar("_T")
 
 Task: TypeAlias = Literal["probe", "frames", "thumbnails"]
@@ -79,7 +83,10 @@ class VideoProcess:
     def info(self) -> tuple[VideoInfo, int]:
         """What the clip holds and how many frames are planned; the first message of probe and frames."""
         message, _ = self._message("info")
-        return VideoInfo(**message["info"]), message["num_planned"]
+        try:
+            return VideoInfo(**message["info"]), int(message["num_planned"])
+        except (KeyError, TypeError) as err:
+            raise MediaError(self._ending()) from err
 
     def frames(self) -> Iterator[Frame]:
         """The frames that were asked for, as they are decoded."""
@@ -160,14 +167,16 @@ class VideoProcess:
 
     def _ending(self) -> str:
         """Why the process stopped talking sense."""
-        self._process.kill()
-        code = self._process.wait()
-        if self._is_late or code == -getattr(signal, "SIGXCPU", 0):
+        try:
+            code = self._process.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            return "the decoder answered with nonsense; the file is made to harm"
+        if self._is_late or code == _OUT_OF_TIME:
             return (
                 f"decoding took more than {self._limits.timeout_s:g} s; take a shorter part, fewer frames, or "
                 "raise timeout_s"
             )
-        if code == -getattr(signal, "SIGKILL", 9):
+        if code == _KILLED:  # by the system, when memory runs out
             return self._no_memory()
         return f"the decoder ended without an answer (code {code}); the file is damaged or made to harm"
 
