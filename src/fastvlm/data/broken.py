@@ -47,7 +47,7 @@ class BrokenRecords:
         """Count a record.
 
         Args:
-            source: its file and number, `Record.source` or `RecordFile.source`.
+            source: its file and number, as `Record.source` says them.
             reason: why it cannot be used.
 
         Raises:

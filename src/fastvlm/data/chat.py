@@ -10,7 +10,7 @@ text may hold `<image>` and `<video>` markers for these columns; the text of a p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastvlm.data.llava import ROLES
@@ -69,7 +69,7 @@ def _turn(turn: object, number: int) -> tuple[Role, str | list[Any]]:
 
 
 def _parts(
-    content: str | Sequence[Any],
+    content: str | list[Any],
     folder: MediaFolder,
     queues: dict[MediaKind, list[ImagePart | VideoPart]],
 ) -> Iterator[Part]:

@@ -146,16 +146,30 @@ def evenly(total: int, count: int | None) -> range | list[int]:
     return [number * total // count for number in range(count)]
 
 
-@dataclass(slots=True)
-class _Split:
-    """Hashes of the good records of one split, each with the place of its record."""
+class _Hashes:
+    """Hashes, each with the place of the record that it belongs to: file and number in one integer."""
 
-    records: array[int] = field(default_factory=lambda: array("Q"))
-    places: array[int] = field(default_factory=lambda: array("Q"))
-    media: array[int] = field(default_factory=lambda: array("Q"))
-    media_places: array[int] = field(default_factory=lambda: array("Q"))
-    ids: array[int] = field(default_factory=lambda: array("Q"))
-    id_places: array[int] = field(default_factory=lambda: array("Q"))
+    def __init__(self) -> None:
+        self._values, self._places = array("Q"), array("Q")
+
+    def add(self, value: int, place: int) -> None:
+        self._values.append(value)
+        self._places.append(place)
+
+    @property
+    def values(self) -> NDArray[np.uint64]:
+        return np.asarray(self._values)
+
+    @property
+    def places(self) -> NDArray[np.uint64]:
+        return np.asarray(self._places)
+
+
+class _Split:
+    """What is kept of the good records of one split."""
+
+    def __init__(self) -> None:
+        self.records, self.media, self.ids = _Hashes(), _Hashes(), _Hashes()
 
 
 class _Checker:
@@ -214,57 +228,43 @@ class _Checker:
         self, record: Record, facts: Sequence[MediaFacts], split: _Split, place: int
     ) -> None:
         media = [fact.identity for fact in facts]
-        split.records.append(
-            hash_64(*(identity.to_bytes(8, "little") for identity in media), *_words(record))
+        split.records.add(
+            hash_64(*(identity.to_bytes(8, "little") for identity in media), *_words(record)), place
         )
-        split.places.append(place)
         for identity in set(media):
-            split.media.append(identity)
-            split.media_places.append(place)
+            split.media.add(identity, place)
         if record.id != record.source:
-            split.ids.append(hash_64(record.id.encode("utf-8", "replace")))
-            split.id_places.append(place)
+            split.ids.add(hash_64(record.id.encode("utf-8", "replace")), place)
 
     def compare_splits(self) -> None:
         """Find records of the first split whose media, words or id are in the other one."""
         mine, other = self._splits
-        for kind, target, hashes, places, other_hashes, other_places in (
-            ("in both splits", self.problems, mine.records, mine.places, other.records, other.places),
-            (
-                "media in both splits", self.problems,
-                mine.media, mine.media_places, other.media, other.media_places,
-            ),
-            ("id in both splits", self.notes, mine.ids, mine.id_places, other.ids, other.id_places),
-        ):  # fmt: skip
-            theirs, first = np.unique(np.asarray(other_hashes), return_index=True)
-            at = np.searchsorted(theirs, np.asarray(hashes))
+        for kind, target, ours, others in (
+            ("in both splits", self.problems, mine.records, other.records),
+            ("media in both splits", self.problems, mine.media, other.media),
+            ("id in both splits", self.notes, mine.ids, other.ids),
+        ):
+            theirs, first = np.unique(others.values, return_index=True)
             if not len(theirs):
                 continue
-            is_shared = theirs[np.minimum(at, len(theirs) - 1)] == np.asarray(hashes)
-            seen = np.asarray(places)[is_shared]
-            twins = np.asarray(other_places)[first[at[is_shared]]]
-            seen, kept = np.unique(
-                seen, return_index=True
-            )  # a record counts once, however many it shares
-            self._add_pairs(target, kind, seen, twins[kept], "also in")
+            at = np.minimum(np.searchsorted(theirs, ours.values), len(theirs) - 1)
+            is_shared = theirs[at] == ours.values
+            # A record counts once, however many pictures it shares.
+            seen, kept = np.unique(ours.places[is_shared], return_index=True)
+            twins = others.places[first[at[is_shared][kept]]]
+            self._add_pairs(target, kind, seen, twins, "also in")
 
     def find_duplicates(self) -> None:
         """Find records of the first split with the same media and words as one before."""
-        hashes = np.asarray(self._splits[0].records)
-        places = np.asarray(self._splits[0].places)
+        hashes, places = self._splits[0].records.values, self._splits[0].records.places
         order = np.argsort(hashes, kind="stable")
         is_again = np.append(False, hashes[order][1:] == hashes[order][:-1])
         # Of a group of equal records, the first is the one that the others are compared with.
         group_starts = np.maximum.accumulate(np.where(is_again, 0, np.arange(len(order))))
         again = np.flatnonzero(is_again)
         again = again[np.argsort(order[again], kind="stable")]
-        originals = places[order[group_starts[again]]] if len(again) else places[:0]
         self._add_pairs(
-            self.notes,
-            "duplicate",
-            places[order[again]] if len(again) else places[:0],
-            originals,
-            "as",
+            self.notes, "duplicate", places[order[again]], places[order[group_starts[again]]], "as"
         )
 
     def _add_pairs(

@@ -22,13 +22,13 @@ from fastvlm.errors import DataError
 from fastvlm.messages import ImagePart, Message, Part, Role, TextPart, VideoPart
 
 Turn: TypeAlias = tuple[Role, str]
+_Medium: TypeAlias = ImagePart | VideoPart
+_Queues: TypeAlias = dict[str, Iterator[_Medium]]
 
 _MARKER: Final = re.compile(r"<(image|video)>")
 
 
-def place_media(
-    turns: Sequence[Turn], media: Sequence[ImagePart | VideoPart]
-) -> tuple[Message, ...]:
+def place_media(turns: Sequence[Turn], media: Sequence[_Medium]) -> tuple[Message, ...]:
     """Put media where the markers are.
 
     `<image>` takes the next picture or clip; in a record that also has `<video>` markers it takes the next
@@ -48,17 +48,17 @@ def place_media(
     if media and not markers:
         return _media_first(turns, media)
     has_video_markers = "video" in markers
-    clips = [part for part in media if has_video_markers and isinstance(part, VideoPart)]
+    clips: list[_Medium] = [
+        part for part in media if has_video_markers and isinstance(part, VideoPart)
+    ]
     others = [part for part in media if not (has_video_markers and isinstance(part, VideoPart))]
     if (markers.count("image"), markers.count("video")) != (len(others), len(clips)):
         raise DataError(_mismatch(markers, media), kind="markers")
-    queues = {"image": iter(others), "video": iter(clips)}
+    queues: _Queues = {"image": iter(others), "video": iter(clips)}
     return tuple(Message(role, tuple(_parts(text, queues))) for role, text in turns)
 
 
-def _media_first(
-    turns: Sequence[Turn], media: Sequence[ImagePart | VideoPart]
-) -> tuple[Message, ...]:
+def _media_first(turns: Sequence[Turn], media: Sequence[_Medium]) -> tuple[Message, ...]:
     first = next((number for number, (role, _) in enumerate(turns) if role == "user"), None)
     if first is None:
         raise DataError("it has media but no user turn that could hold them", kind="roles")
@@ -70,9 +70,7 @@ def _media_first(
     )
 
 
-def _parts(
-    text: str, queues: dict[str, Iterator[ImagePart] | Iterator[VideoPart]]
-) -> Iterator[Part]:
+def _parts(text: str, queues: _Queues) -> Iterator[Part]:
     kinds = _MARKER.findall(text)
     if not kinds:
         yield from _text(text)
@@ -92,7 +90,7 @@ def _text(text: str) -> tuple[TextPart, ...]:
     return (TextPart(text),) if text else ()
 
 
-def _mismatch(markers: Sequence[str], media: Sequence[ImagePart | VideoPart]) -> str:
+def _mismatch(markers: Sequence[str], media: Sequence[_Medium]) -> str:
     num_clips = sum(isinstance(part, VideoPart) for part in media)
     return (
         f"its text has {markers.count('image')} <image> and {markers.count('video')} <video> markers, but it "

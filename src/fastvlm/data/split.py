@@ -168,17 +168,25 @@ def _write(
             "another seed"
         )
     partials = [target.with_name(f".{target.name}.partial") for target in targets]
-    before, between, after = (
-        (b"[\n", b",\n", b"\n]\n") if file.layout == "list" else (b"", b"\n", b"\n")
-    )
+    try:
+        _write_parts(file, partials, part_of)
+        for partial, target in zip(partials, targets, strict=True):
+            partial.replace(target)
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    return tuple(map(SplitPart, targets, num_sources, counts))
+
+
+def _write_parts(file: JsonFile, paths: Sequence[Path], part_of: Sequence[int]) -> None:
+    """Records as they are, in their order, each to its part."""
+    is_list = file.layout == "list"
+    before, between, after = (b"[\n", b",\n", b"\n]\n") if is_list else (b"", b"\n", b"\n")
     with ExitStack() as stack:
-        outputs = [stack.enter_context(partial.open("wb")) for partial in partials]
+        outputs = [stack.enter_context(path.open("wb")) for path in paths]
         is_first = [True] * len(outputs)
         for index, part in enumerate(part_of):
             outputs[part].write((before if is_first[part] else between) + file.raw(index))
             is_first[part] = False
         for out in outputs:
             out.write(after)
-    for partial, target in zip(partials, targets, strict=True):
-        partial.replace(target)
-    return tuple(map(SplitPart, targets, num_sources, counts))

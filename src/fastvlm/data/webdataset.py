@@ -105,7 +105,7 @@ def _samples(path: Path) -> Iterator[_Sample]:
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # it would keep every header
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every header
                 if not member.isreg():
                     continue
                 folder, _, name = member.name.rpartition("/")
