@@ -284,6 +284,10 @@ def _naming(name: str) -> Iterator[None]:
         raise
     except MediaError as err:
         raise MediaError(f"{name}: {err}") from err
+    except MemoryError as err:  # a size that damage made absurd
+        raise MediaError(
+            f"{name}: the memory does not suffice to decode it; the file is damaged, or scale it down"
+        ) from err
 
 
 def _named(frames: Iterator[Frame], name: str, skips_duplicates: bool) -> Iterator[Frame]:

@@ -97,3 +97,5 @@ def tolerating_damage() -> Generator[None]:
     except FFmpegError as err:
         if isinstance(err, MemoryError):
             raise
+    except IndexError:  # PyAV, when damage makes tracks appear that were not there at the beginning
+        return

@@ -182,8 +182,8 @@ class VideoProcess:
 
     def _no_memory(self) -> str:
         return (
-            f"decoding needs more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory; scale the clip "
-            "down or raise memory_bytes"
+            f"decoding needs more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory; if the file is not "
+            "damaged, scale the clip down or raise memory_bytes"
         )
 
 
