@@ -79,7 +79,7 @@ class TuningDisplay:
         """The model before and after."""
         if not comparison:
             return
-        from fastvlm.train.compare import regression_line
+        from fastvlm.train.report.comparison import regression_line
 
         table = Table(title="before and after", title_justify="left")
         table.add_column("set")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from fastvlm.messages import ImagePart
 from fastvlm.processing.image_file import open_image
 from fastvlm.processing.video import read_frames
 from fastvlm.scorers.text import matches
-from fastvlm.scorers.wilson import wilson_interval
+from fastvlm.scorers.wilson import count_pairs
 from fastvlm.train.answers import Scored, answer_records, score
 from fastvlm.train.settings import TuneSettings
 
@@ -75,20 +75,6 @@ def compare_models(
     return document
 
 
-def regression_line(comparison: dict[str, Any]) -> str | None:
-    """One line about the image-only set: what a run must not lose."""
-    images = comparison.get("sets", {}).get("images")
-    if not images:
-        return None
-    base, tuned = images["base"]["exact_match"], images["tuned"]["exact_match"]
-    change = 100 * (tuned - base)
-    verdict = "lost" if change < 0 else "kept"
-    return (
-        f"image regression: exact match {base:.3f} before, {tuned:.3f} after on {images['n']} image questions "
-        f"({change:+.1f} points, {verdict})"
-    )
-
-
 def _open(files: Sequence[str], settings: TuneSettings) -> Mixture:
     folder = settings.media_folder
     return Mixture.open(
@@ -100,13 +86,13 @@ def _open(files: Sequence[str], settings: TuneSettings) -> Mixture:
 
 def _summary(both: dict[str, list[Scored]]) -> dict[str, Any]:
     n = min(len(scored) for scored in both.values())
-    summary: dict[str, Any] = {"n": n}
-    for label, scored in both.items():
-        metrics: dict[str, Any] = dict(score(scored[:n]))
-        right = sum(matches(one.prediction, [one.reference]) for one in scored[:n])
-        metrics["exact_match_interval"] = list(wilson_interval(right, n))
-        summary[label] = metrics
-    return summary
+    right = {
+        label: [matches(one.prediction, [one.reference]) for one in scored[:n]]
+        for label, scored in both.items()
+    }
+    pairs = count_pairs(right["base"], right["tuned"])
+    metrics = {label: score(scored[:n]) for label, scored in both.items()}
+    return {"n": n, "pairs": list(astuple(pairs)), **metrics}
 
 
 def _examples(answers: dict[str, dict[str, list[Scored]]], folder: Path) -> list[dict[str, Any]]:

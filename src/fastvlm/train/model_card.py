@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastvlm.train.compare import regression_line
 from fastvlm.train.record import RunRecord
+from fastvlm.train.report.comparison import regression_line
 
 
 def write_model_card(run: Path, model: Path, record: RunRecord, comparison: dict[str, Any]) -> None:
