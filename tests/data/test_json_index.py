@@ -109,8 +109,8 @@ def test_any_cut_into_chunks_finds_the_same_records(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"a": 1}, {"b": 2}', "not closed after 2 records"),
-        ('[{"a": "1}, {"b": 2}]', "not closed after"),
+        ('[{"a": 1}, {"b": 2}', "not closed: .* in or before record 1, at byte 11"),
+        ('[{"a": "1}, {"b": 2}]', "not closed: .* in or before record 0, at byte 1"),
         ('[{"a": 1}] [{"b": 2}]', "text follows the list"),
         ('["junk", {"a": 1}]', "list begins with"),
         ("[]", "holds no records"),
@@ -141,6 +141,15 @@ def test_a_broken_record_is_named_and_leaves_the_others(
     with pytest.raises(DataError, match=message):
         file.fields(0)
     assert file.fields(1) == {"b": 2}
+
+
+def test_a_missing_quote_is_found_among_many_records(tmp_path: Path) -> None:
+    records = [json.dumps(llava(f"What is {i}?", id=i)) for i in range(1001)]
+    records[700] = records[700].replace('cat."', "cat.")
+    path = tmp_path / "a.json"
+    path.write_text("[" + ",\n".join(records) + "]", encoding="utf-8")
+    with pytest.raises(DataError, match="in or before record 700"):
+        json_file(path)
 
 
 def test_blank_lines_are_no_records_and_broken_ones_are(tmp_path: Path) -> None:

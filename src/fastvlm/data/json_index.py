@@ -7,8 +7,10 @@ the bytes of these characters for anything else.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -70,9 +72,10 @@ def index_list(path: Path) -> NDArray[np.uint64]:
             raise DataError(f"{path}: text follows the list; expected one JSON list alone")
     boundaries = np.concatenate(found).astype(np.uint64) if found else np.empty(0, np.uint64)
     if not scan.is_closed:
+        number = _first_broken(path, boundaries)
         raise DataError(
-            f"{path}: its list is not closed after {len(boundaries)} records: the file is cut short, or a quote "
-            "or bracket is missing"
+            f"{path}: its list is not closed: the file is cut short, or a quote or bracket is missing in or "
+            f"before record {number}, at byte {boundaries[number] if len(boundaries) else 0}"
         )
     with path.open("rb") as file:
         before = file.read(int(boundaries[0])).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -81,6 +84,18 @@ def index_list(path: Path) -> NDArray[np.uint64]:
             f"{path}: its list begins with {before[1:].strip()[:20]!r}; expected objects alone"
         )
     return boundaries
+
+
+def _first_broken(path: Path, starts: NDArray[np.uint64]) -> int:
+    """The first record that is no JSON, or the last of all."""
+    with path.open("rb") as file:
+        for number, (start, end) in enumerate(pairwise(starts.tolist())):
+            file.seek(start)
+            try:
+                json.loads(file.read(end - start).strip().removesuffix(b","))
+            except ValueError:
+                return number
+    return max(len(starts) - 1, 0)
 
 
 @dataclass(slots=True)
