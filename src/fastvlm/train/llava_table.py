@@ -24,6 +24,7 @@ class Argument:
         becomes: for docs/training.md: what it turns into, or why it turns into nothing.
         setting: takes the value as it is.
         allowed: any other value is an error.
+        is_ignored: has no effect, whatever its value.
     """
 
     name: str
@@ -109,7 +110,7 @@ ARGUMENTS: Final = (
     _same("num_video_frames", "int", 8, "num_frames"),
     _turned("validation_data_path", "text", None, "`validation`"),
     # What LLaVA adds to the Trainer.
-    _ignored("cache_dir", "text", "see `fastvlm models path` for where models are"),
+    _ignored("cache_dir", "text", "FASTVLM_HOME says where models are kept"),
     _only(
         "optim",
         "text",
