@@ -16,6 +16,7 @@ from fastvlm.cli import bench, models, train
 from fastvlm.cli import eval as evaluation
 from fastvlm.cli.chat import chat
 from fastvlm.cli.predict import predict
+from fastvlm.cli.video import video
 from fastvlm.errors import (
     BackendError,
     CheckpointError,
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(video)
 app.command()(chat)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluation.app, name="eval")

@@ -66,6 +66,10 @@ MaxBytes = Annotated[
     int, typer.Option(help="Largest picture file in bytes.", rich_help_panel=PICTURES)
 ]
 MaxEdge = Annotated[int, typer.Option(help="Longest side in pixels.", rich_help_panel=PICTURES)]
+Frames = Annotated[
+    int,
+    typer.Option("--frames", help="Most frames of a clip, 1 to 64.", rich_help_panel=PICTURES),
+]
 System = Annotated[
     str | None,
     typer.Option(help="System text in place of the usual one.", rich_help_panel=ANSWER),
