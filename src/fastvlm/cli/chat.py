@@ -1,4 +1,4 @@
-"""`fastvlm chat`: a conversation in the terminal, about pictures or without."""
+"""`fastvlm chat`: a conversation in the terminal, about pictures, clips or nothing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastvlm.cli import options
+from fastvlm.cli.clips import DEFAULT_FRAMES, PICTURE_WORDS, frames_option, spelled
 from fastvlm.cli.pictures import expand
 from fastvlm.cli.session import figures, first_interrupt, load_engine, note, write_piece
 from fastvlm.errors import ConfigError, FastVLMError
+from fastvlm.messages import ImagePart, Message, VideoOptions, VideoPart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastvlm.engine import Answer, Conversation, Engine
+    from fastvlm.inputs import PreparedVideo
     from fastvlm.messages import ImageSource
 
 HELP = """\
 /image PATH   show a picture with the next question (also a URL)
+/video PATH   show a clip with the next question
 /reset        forget everything said so far
 /save FILE    write the conversation to a text file
 /stats        figures of the last answer
@@ -30,7 +34,8 @@ HELP = """\
 
 def chat(
     images: Annotated[
-        list[str] | None, typer.Argument(help="Pictures that the first question is about.")
+        list[str] | None,
+        typer.Argument(help="Pictures and clips that the first question is about."),
     ] = None,
     model: options.Model = "nano",
     model_base: options.ModelBase = None,
@@ -38,6 +43,7 @@ def chat(
     conv_mode: options.ConvMode = "qwen_2",
     image_mode: options.ImageMode = None,
     image_size: options.ImageSize = None,
+    frames: options.Frames = DEFAULT_FRAMES,
     max_pixels: options.MaxPixels = 40_000_000,
     max_bytes: options.MaxBytes = 20 * 2**20,
     max_edge: options.MaxEdge = 16384,
@@ -56,23 +62,26 @@ def chat(
     load_8bit: options.Load8Bit = False,
     load_4bit: options.Load4Bit = False,
 ) -> None:
-    """Talk with the model. Each picture is encoded once, and the whole conversation is really sent."""
+    """Talk with the model. Each picture and clip is encoded once, and the whole conversation is really sent."""
     arguments = dict(locals())
     keywords = options.generation_options(arguments)
+    video = frames_option(frames)
     engine = load_engine(arguments, is_quiet=False)
-    session = _Session(engine, engine.chat(system=system, **keywords))
-    for picture in expand(images or ()):
-        session.add_image(picture.name)
+    session = _Session(engine, engine.chat(system=system, **keywords), video)
+    for medium in expand(images or ()):
+        session.add(medium.name)
     session.run()
 
 
 class _Session:
     """Reads lines until the end of the input; a line that starts with a slash is a command."""
 
-    def __init__(self, engine: Engine, conversation: Conversation) -> None:
+    def __init__(self, engine: Engine, conversation: Conversation, video: VideoOptions) -> None:
         self._engine = engine
         self._conversation = conversation
+        self._video = video
         self._waiting_images: list[ImageSource] = []
+        self._waiting_clips: list[PreparedVideo] = []
         self._last_answer: Answer | None = None
 
     def run(self) -> None:
@@ -84,23 +93,31 @@ class _Session:
             try:
                 self._obey(line) if line.startswith("/") else self._ask(line)
             except (FastVLMError, OSError) as error:
-                note(f"error: {error}")
+                note(f"error: {spelled(str(error), PICTURE_WORDS)}")
 
-    def add_image(self, name: str) -> None:
-        """Open a picture now, so that a wrong name is noticed at once; it goes with the next question."""
+    def add(self, name: str) -> None:
+        """Open a picture or clip now, so that a mistake is noticed at once; it goes with the next question."""
         if name == "-":
             raise ConfigError("- is for `fastvlm predict`; here standard input is the conversation")
         processor = self._engine.processor
-        for picture in expand([name]):
-            self._waiting_images.append(processor.prepare_image(picture.read(processor.limits)))
+        for typed in expand([name]):
+            medium = typed.open(processor.limits, self._video)
+            if isinstance(medium, VideoPart):
+                clip = processor.prepare_video(
+                    medium.video, medium.options, max_tokens=self._engine.config.max_length
+                )
+                self._waiting_clips.append(clip)
+                note(f"{len(clip.frames)} frames up to {clip.times_s[-1]:.1f} s")
+            else:
+                self._waiting_images.append(processor.prepare_image(medium))
 
     def _ask(self, line: str) -> None:
-        stream = self._conversation.stream(line, self._waiting_images)
+        stream = self._conversation.stream(line, self._waiting_images, videos=self._waiting_clips)
         with first_interrupt(stream.cancel):
             for piece in stream:
                 write_piece(piece)
             self._last_answer = stream.answer
-        self._waiting_images = []
+        self._waiting_images, self._waiting_clips = [], []
         write_piece("\n")
 
     def _obey(self, line: str) -> None:
@@ -109,11 +126,11 @@ class _Session:
         match command:
             case "/help":
                 note(HELP)
-            case "/image" if argument:
-                self.add_image(argument)
+            case "/image" | "/video" if argument:
+                self.add(argument)
             case "/reset":
                 self._conversation.reset()
-                self._waiting_images.clear()
+                self._waiting_images, self._waiting_clips = [], []
             case "/save" if argument:
                 self._save(Path(argument).expanduser())
             case "/stats":
@@ -125,11 +142,17 @@ class _Session:
         if path.exists():
             raise ConfigError(f"{path} exists already; give another name")
         turns = [
-            f"{message.role}: {'[picture] ' * len(message.pictures)}{message.text}\n"
+            f"{message.role}: {_media_words(message)}{message.text}\n"
             for message in self._conversation.messages
         ]
         path.write_text("".join(turns), encoding="utf-8")
         note(f"saved {len(turns)} turns to {path}")
+
+
+def _media_words(message: Message) -> str:
+    """What stands for the pictures and clips of a turn in a text."""
+    words = {ImagePart: "[picture] ", VideoPart: "[clip] "}
+    return "".join(words.get(type(part), "") for part in message.content)
 
 
 def _lines() -> Iterator[str]:

@@ -103,6 +103,18 @@ def video_options(arguments: Mapping[str, Any]) -> VideoOptions:
         raise ConfigError(spelled(str(error), VIDEO_WORDS)) from None
 
 
+def frames_option(num_frames: int) -> VideoOptions:
+    """The default way to take so many frames, for commands without the other options.
+
+    Raises:
+        ConfigError: out of range.
+    """
+    try:
+        return VideoOptions(num_frames=num_frames)
+    except ConfigError as error:
+        raise ConfigError(spelled(str(error), PICTURE_WORDS)) from None
+
+
 def clip_names(typed: Sequence[str]) -> list[str]:
     """The files that these names and patterns stand for.
 

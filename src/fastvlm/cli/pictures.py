@@ -1,4 +1,7 @@
-"""From what was typed to pictures: files, patterns, folders, addresses, `-` for standard input."""
+"""From what was typed to pictures and clips: files, patterns, folders, addresses, `-` for standard input.
+
+A folder stands for its pictures; a clip is named, or matched by a pattern. The content says which of the two a file is.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 from fastvlm.errors import MediaError
 
 if TYPE_CHECKING:
+    from fastvlm.messages import ImageSource, VideoOptions, VideoPart
     from fastvlm.processing.image_file import ImageLimits
 
 SUFFIXES = frozenset(
@@ -33,10 +37,7 @@ class Picture:
             MediaError: standard input is empty, or the address cannot be fetched.
         """
         if self.name == "-":
-            data = sys.stdin.buffer.read(limits.max_bytes + 1)
-            if not data:
-                raise MediaError("standard input is empty; expected the bytes of a picture")
-            return data
+            return _from_standard_input(limits)
         if self.name.startswith("data:") and not _is_file(self.name):
             return self.name
         if is_address(self.name):
@@ -44,6 +45,20 @@ class Picture:
 
             return fetch_image(self.name, limits=limits)
         return self.name if "://" in self.name else Path(self.name)
+
+    def open(self, limits: ImageLimits, video: VideoOptions) -> ImageSource | VideoPart:
+        """What a message takes: a picture, or a clip with the way its frames are taken.
+
+        Raises:
+            MediaError: as `read`.
+        """
+        from fastvlm.messages import VideoPart
+        from fastvlm.processing.video import is_video_file
+
+        source = self.read(limits)
+        if isinstance(source, Path | bytes) and is_video_file(source):
+            return VideoPart(source, video)
+        return source
 
 
 def is_address(name: str) -> bool:
@@ -74,6 +89,18 @@ def expand(names: Sequence[str]) -> list[Picture]:
         else:
             found.append(Picture(name))  # opening it says that it is missing, and by what name
     return found
+
+
+def _from_standard_input(limits: ImageLimits) -> bytes:
+    """Bytes of a picture or clip, one more than the limit of its kind at most."""
+    from fastvlm.processing.video import DEFAULT_VIDEO_LIMITS, is_video_file
+
+    data = sys.stdin.buffer.read(limits.max_bytes + 1)
+    if not data:
+        raise MediaError("standard input is empty; expected the bytes of a picture or clip")
+    if len(data) > limits.max_bytes and is_video_file(data):
+        data += sys.stdin.buffer.read(DEFAULT_VIDEO_LIMITS.max_bytes + 1 - len(data))
+    return data
 
 
 def _is_file(name: str) -> bool:

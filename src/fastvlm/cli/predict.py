@@ -1,4 +1,4 @@
-"""`fastvlm predict`: ask one question about each picture, answers on stdout, all else on stderr."""
+"""`fastvlm predict`: ask one question about each picture or clip, answers on stdout, all else on stderr."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fastvlm.cli import options
+from fastvlm.cli.clips import DEFAULT_FRAMES, PICTURE_WORDS, frames_option, spelled
 from fastvlm.cli.options import preset_prompt
 from fastvlm.cli.pictures import Picture, expand
 from fastvlm.cli.session import figures, first_interrupt, load_engine, note, write_piece
 from fastvlm.errors import ConfigError, ContextLengthError, FastVLMError, MediaError
+from fastvlm.messages import Message, VideoOptions, user_message
 
 if TYPE_CHECKING:
     from fastvlm.engine import Answer, AnswerStream, Engine
@@ -28,7 +30,9 @@ OutputForm = Literal["text", "json", "jsonl"]
 def predict(
     images: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, patterns, folders, URLs, or - for standard input."),
+        typer.Argument(
+            help="Pictures and clips: files, patterns, folders of pictures, URLs, or - for standard input."
+        ),
     ] = None,
     image_file: Annotated[
         list[str] | None,
@@ -65,6 +69,7 @@ def predict(
     conv_mode: options.ConvMode = "qwen_2",
     image_mode: options.ImageMode = None,
     image_size: options.ImageSize = None,
+    frames: options.Frames = DEFAULT_FRAMES,
     max_pixels: options.MaxPixels = 40_000_000,
     max_bytes: options.MaxBytes = 20 * 2**20,
     max_edge: options.MaxEdge = 16384,
@@ -83,7 +88,7 @@ def predict(
     load_8bit: options.Load8Bit = False,
     load_4bit: options.Load4Bit = False,
 ) -> None:
-    """Ask a question about pictures. Without a picture, the question alone is answered."""
+    """Ask a question about pictures and clips; see also `fastvlm video`. Without a picture, the question alone is answered."""
     arguments = dict(locals())
     if prompt is not None and preset is not None:
         raise ConfigError("--prompt and --preset exclude each other; give one of them")
@@ -100,11 +105,13 @@ def predict(
         raise ConfigError(f"--json is for one answer, but there are {len(groups)}; use --jsonl")
     form: OutputForm = "jsonl" if as_jsonl else "json" if as_json else "text"
     keywords = options.generation_options(arguments)
+    video = frames_option(frames)
     engine = load_engine(arguments, is_quiet=quiet)
     run = _Run(
         engine=engine,
         prompt=DEFAULT_PROMPT if question is None else question,
         system=system,
+        video=video,
         keywords=keywords,
         form=form,
         has_stats=stats,
@@ -121,6 +128,7 @@ class _Run:
     engine: Engine
     prompt: str
     system: str | None
+    video: VideoOptions
     keywords: OptionKeywords
     form: OutputForm
     has_stats: bool
@@ -152,12 +160,9 @@ class _Run:
 
     def _answer(self, group: tuple[Picture, ...]) -> Answer:
         limits = self.engine.processor.limits
-        stream = self.engine.stream(
-            self.prompt,
-            [picture.read(limits) for picture in group],
-            system=self.system,
-            **self.keywords,
-        )
+        media = [picture.open(limits, self.video) for picture in group]
+        system = [] if self.system is None else [Message.from_text("system", self.system)]
+        stream = self.engine.stream([*system, user_message(self.prompt, *media)], **self.keywords)
         with first_interrupt(stream.cancel):
             if self.form == "text":
                 self._print_text(stream)
@@ -172,9 +177,11 @@ class _Run:
         write_piece("\n")
 
     def _report(self, error: FastVLMError, group: tuple[Picture, ...], index: int) -> None:
+        name = group[0].name if group else ""
+        message = spelled(str(error), PICTURE_WORDS, name=name)
         if self.form != "text":
-            self._print_record(group, index, error=str(error))
-        note(f"error: {error}")
+            self._print_record(group, index, error=message)
+        note(f"error: {message}")
 
     def _print_record(
         self,
