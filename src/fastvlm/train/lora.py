@@ -7,9 +7,10 @@ modules as the transformers layout of FastVLM does, so that `PeftModel.from_pret
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +28,22 @@ TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 _WEIGHTS: Final = "adapter_model.safetensors"
 _CONFIG: Final = "adapter_config.json"
 _PREFIX: Final = "base_model.model."
-_PROJECTOR: Final = "multi_modal_projector"
+_NOT_PLAIN: Final = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "layer_replication",
+    "alora_invocation_tokens",
+)
+"""Options of peft under which W + scale * B @ A is not the merged weight."""
+_KEEP_BASE: Final = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to begin that leave the base's weights alone; PiSSA and others take a part of them away."""
+_WHOLE_PARTS: Final = {"projector": "multi_modal_projector", "vision_tower": "vision_tower"}
+"""Parts that are trained without adapters: ours, and their modules in the transformers layout."""
 
 
 def add_adapters(model: FastVLM, settings: TuneSettings) -> None:
@@ -59,7 +75,7 @@ def save_adapter(
     """Write the PEFT folder.
 
     Args:
-        state: trained tensors by name in `FastVLM`: adapters, and the projector if it was trained.
+        state: trained tensors by name in `FastVLM`: adapters, and all of the projector and the tower if trained.
         model: whose key map names the modules.
         settings: rank, alpha, dropout and the name of the base model.
         folder: written beside its place, then renamed into it.
@@ -85,7 +101,12 @@ def save_adapter(
         "lora_alpha": settings.lora_alpha,
         "lora_dropout": settings.lora_dropout,
         "target_modules": list(TARGETS),
-        "modules_to_save": [_PROJECTOR] if settings.train_projector else None,
+        "modules_to_save": [
+            module
+            for part, module in _WHOLE_PARTS.items()
+            if any(name.startswith(f"{part}.") for name in state)
+        ]
+        or None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -96,10 +117,11 @@ def save_adapter(
 
 
 def merge_adapter(model: FastVLM, folder: Path) -> None:
-    """Add the adapters of a PEFT folder to the weights of a model, in place, and take its projector over.
+    """Add the adapters of a PEFT folder to the weights of a model, in place, and take whole modules over.
 
     Raises:
-        CheckpointError: no such folder, or tensors that do not fit the model.
+        CheckpointError: no such folder, a kind of adapter that is no plain LoRA, or tensors that do not fit the
+            model.
     """
     if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
         raise CheckpointError(
@@ -107,7 +129,7 @@ def merge_adapter(model: FastVLM, folder: Path) -> None:
         )
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        scale = float(config["lora_alpha"]) / int(config["r"])
+        scale = _scale_of(config, folder)
         tensors = load_file(folder / _WEIGHTS)
     except (ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as err:
         raise CheckpointError(f"{folder} holds a damaged adapter: {err}; write it again") from err
@@ -129,30 +151,51 @@ def merge_adapter(model: FastVLM, folder: Path) -> None:
 def merge_state(model: FastVLM, state: Mapping[str, Tensor], scale: float) -> None:
     """W + scale * B @ A for every adapter in `state`, names as in `FastVLM`; other tensors replace the model's.
 
-    Computed in float32 and rounded once.
+    Computed in float32, or in float64 for such a model, and rounded once.
 
     Raises:
         CheckpointError: a name or shape that the model does not have.
     """
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in state.items():
-        module, _, rest = name.partition(".lora_")
-        target = own.get(f"{module}.weight" if rest else name)
+        module, _, matrix = name.partition(".lora_")
+        target = own.get(f"{module}.weight" if matrix else name)
         if target is None:
             raise CheckpointError(f"{name} has no place in this model; is it the right base?")
-        if rest.startswith("B"):
-            continue  # handled with its A
-        change = tensor.float()
-        if rest:
-            partner = f"{module}.lora_{rest.replace('A', 'B', 1)}"
-            if partner not in state:
-                raise CheckpointError(f"{name} has no partner {partner}; the adapter is incomplete")
-            change = target.float() + scale * (state[partner].float() @ change)
-        if change.shape != target.shape:
+        wide = torch.promote_types(target.dtype, torch.float32)
+        value = _product(state, name, wide) if matrix else tensor.to(wide)
+        if value.shape != target.shape:
             raise CheckpointError(
-                f"{name} makes {tuple(change.shape)}, the model has {tuple(target.shape)}; is it the right base?"
+                f"{name} makes {tuple(value.shape)}, the model has {tuple(target.shape)}; is it the right base?"
             )
-        target.copy_(change)
+        if not matrix:
+            target.copy_(value)
+        elif matrix.startswith("A"):  # B came with it
+            target.copy_(target.to(wide) + scale * value)
+
+
+def _product(state: Mapping[str, Tensor], name: str, dtype: torch.dtype) -> Tensor:
+    """B @ A of the adapter that a tensor belongs to."""
+    module, _, matrix = name.partition(".lora_")
+    down, up = (state.get(f"{module}.lora_{side}{matrix[1:]}") for side in "AB")
+    if down is None or up is None or up.shape[1:] != down.shape[:1]:
+        raise CheckpointError(
+            f"{name}: expected a lora_A and a lora_B of one rank for {module}; the adapter is incomplete, or of "
+            "another kind that peft alone can merge"
+        )
+    return up.to(dtype) @ down.to(dtype)
+
+
+def _scale_of(config: Mapping[str, Any], folder: Path) -> float:
+    """By how much B @ A counts, for an adapter that is plain LoRA."""
+    special = [name for name in _NOT_PLAIN if config.get(name)]
+    if config.get("init_lora_weights") not in (*_KEEP_BASE, None):
+        special.append("init_lora_weights")
+    if config.get("peft_type") != "LORA" or special:
+        kind = ", ".join(special) or f"peft_type {config.get('peft_type')!r}"
+        raise CheckpointError(f"{folder} has {kind}, which is no plain LoRA; merge it with peft")
+    rank = int(config["r"])
+    return float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _quantize_linears(layers: nn.Module) -> None:
@@ -179,4 +222,6 @@ def _quantize_linears(layers: nn.Module) -> None:
                 child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
             )
             linear.bias = child.bias
+            # On some CPUs a forward pass in eval repacks the weights for a kernel without gradients, for good.
+            linear.support_avx512bf16_for_cpu = False
             setattr(parent, name, linear.to(child.weight.device))
