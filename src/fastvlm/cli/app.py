@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fastvlm.cli import bench, models, train
+from fastvlm.cli import bench, data, models, train
 from fastvlm.cli import eval as evaluation
 from fastvlm.cli.chat import chat
 from fastvlm.cli.predict import predict
@@ -39,6 +39,7 @@ app.command()(predict)
 app.command()(video)
 app.command()(chat)
 app.add_typer(train.app, name="train")
+app.add_typer(data.app, name="data")
 app.add_typer(evaluation.app, name="eval")
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")

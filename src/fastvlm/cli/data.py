@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastvlm.cli import synthesize
 from fastvlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from fastvlm.messages import VideoOptions
     from fastvlm.processing.processor import Processor
 
-app = typer.Typer(help="Check and split training data.", no_args_is_help=True)
+app = typer.Typer(help="Check, split and draw training data.", no_args_is_help=True)
+app.add_typer(synthesize.app, name="synthesize")
 
 _PIPE_WIDTH = 240
 """Columns of a table that no terminal shows, so that no path or reason is cut."""

@@ -86,6 +86,23 @@ def first_interrupt(call: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+@contextmanager
+def progress_bars(is_quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each title, on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=Console(stderr=True, quiet=is_quiet)) as bar:
+
+        def show(title: str, done: int, total: int) -> None:
+            if title not in tasks:
+                tasks[title] = bar.add_task(title, total=total)
+            bar.update(tasks[title], completed=done)
+
+        yield show
+
+
 def figures(answer: Answer) -> str:
     """One line of timings and token counts."""
     timings, usage = answer.timings, answer.usage

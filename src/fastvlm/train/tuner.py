@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -206,7 +206,7 @@ class Tuner(Trainer):
 
     @torch.no_grad()
     def _measure(self, batches: Any) -> dict[str, float]:
-        model: nn.Module = self.model
+        model: Any = self.model
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         for batch in batches:
             self._take_broken(batch)
@@ -276,7 +276,8 @@ class Tuner(Trainer):
         state = _trained_state(self.network, state_dict or self.network.state_dict())
         save_file(state, folder / TRAINED)
         if self._average is not None:
-            save_file(self._average.tensors, folder / AVERAGED)
+            averaged = {n: tensor.contiguous() for n, tensor in self._average.tensors.items()}
+            save_file(averaged, folder / AVERAGED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
