@@ -76,7 +76,7 @@ def save_adapter(
 
     Args:
         state: trained tensors by name in `FastVLM`: adapters, and all of the projector and the tower if trained.
-        model: whose key map names the modules.
+        model: the base; whose key map names the modules.
         settings: rank, alpha, dropout and the name of the base model.
         folder: written beside its place, then renamed into it.
 
@@ -84,8 +84,15 @@ def save_adapter(
         CheckpointError: the folder cannot be written.
     """
     keys = key_map("hf", model.config)
+    whole = [part for part in _WHOLE_PARTS if any(name.startswith(f"{part}.") for name in state)]
+    # peft wants all of a part, BatchNorm statistics too.
+    rest_of_parts = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.partition(".")[0] in whole
+    }
     tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for name, tensor in (rest_of_parts | dict(state)).items():
         if ".lora_" in name:
             module, _, rest = name.partition(".lora_")
             which = rest.split(".")[0]  # A or B
@@ -101,12 +108,7 @@ def save_adapter(
         "lora_alpha": settings.lora_alpha,
         "lora_dropout": settings.lora_dropout,
         "target_modules": list(TARGETS),
-        "modules_to_save": [
-            module
-            for part, module in _WHOLE_PARTS.items()
-            if any(name.startswith(f"{part}.") for name in state)
-        ]
-        or None,
+        "modules_to_save": [_WHOLE_PARTS[part] for part in whole] or None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
