@@ -223,7 +223,9 @@ class TuneSettings:
 
 _RANGES: Final = (
     ("max_broken", 0, 1),
+    ("seed", 0, 2**32 - 1),
     ("lora_rank", 0, 1024),
+    ("lora_alpha", 1e-6, 1e6),
     ("lora_dropout", 0, 0.99),
     ("learning_rate", 0, 1),
     ("projector_learning_rate", 0, 1),
@@ -239,6 +241,7 @@ _RANGES: Final = (
     ("gradient_accumulation_steps", 1, 65536),
     ("max_length", 0, 10**6),
     ("num_workers", 0, 256),
+    ("image_size", 0, 8192),
     ("log_steps", 1, 10**6),
     ("eval_steps", 0, 10**9),
     ("num_eval_answers", 0, 10**6),
