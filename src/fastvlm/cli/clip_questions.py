@@ -221,7 +221,10 @@ class ClipReader:
                     return
 
     def _frames(self) -> Iterator[_TimedFrame]:
-        """Frames of all windows, each once, one ahead of the model, so that their ends are known."""
+        """Frames of all windows, each once, one ahead of the model, so that their ends are known.
+
+        Sampling takes the frame at the end of a part too; it belongs to the next part, if to any.
+        """
         held: Frame | None = None
         held_until, held_read_s = 0.0, 0.0
         for window in self.windows:
@@ -233,7 +236,7 @@ class ClipReader:
                 for frame in reader:
                     read_s = time.perf_counter() - started
                     times_s.append(frame.time_s)
-                    if held is None or frame.time_s > held.time_s:
+                    if held is None or held.time_s < frame.time_s < window.end_s:
                         if held is not None:
                             end_s = min(frame.time_s, max(held_until, held.time_s + 0.001))
                             yield _TimedFrame(held, end_s, held_read_s)

@@ -35,8 +35,8 @@ class VideoRun:
     has_stats: bool
     is_quiet: bool
     is_streaming: bool
-    cues: list[Cue] = field(default_factory=list)
-    records: list[str] = field(default_factory=list)
+    done: list[tuple[str, Reply | str]] = field(default_factory=list)
+    """Clips by name, each with an answer or what was wrong with it; what Ctrl-C leaves is whole."""
 
     def all(self, names: Sequence[str]) -> int:
         """Ask about every clip and write the files, also after Ctrl-C; returns the exit code."""
@@ -79,14 +79,15 @@ class VideoRun:
         with _progress(reader.span_s, is_shown=shows_bar) as advance:
             for reply in reader.replies(write_piece if streams else None):
                 text, is_whole = reply.answer.text, reply.answer.finish_reason != "cancelled"
+                if is_whole:
+                    self.done.append((name, reply))
                 if streams:
                     write_piece("\n")
                 elif is_text and is_whole and not (self.merges and text == shown):
                     write_piece(f"{self._line(reply)}\n")
+                elif is_whole and self.outputs.get("jsonl") == "-":
+                    write_piece(self._record(name, reply))
                 shown = text
-                if is_whole:
-                    self.cues.append(Cue(reply.start_s, reply.end_s, text))
-                    self._record(name, reply)
                 if self.has_stats:
                     note(f"{self._token_line(reply)}; {figures(reply.answer)}")
                 if not is_whole:
@@ -117,25 +118,32 @@ class VideoRun:
         if isinstance(error, ContextLengthError):
             message = f"{name}: {message}"
         note(f"error: {message}")
-        self._write_record({"input": name, "error": message})
+        self.done.append((name, message))
+        if self.outputs.get("jsonl") == "-":
+            write_piece(self._record(name, message))
 
-    def _record(self, name: str, reply: Reply) -> None:
-        answer = reply.answer
-        timings = asdict(answer.timings) | {"tokens_per_second": answer.timings.tokens_per_second}
-        self._write_record(
-            {
-                "input": name,
-                "start_s": round(reply.start_s, 3),
-                "end_s": round(reply.end_s, 3),
+    def _record(self, name: str, result: Reply | str) -> str:
+        """A line of JSON about an answer, or about what was wrong with a clip."""
+        record: dict[str, Any] = {"input": name}
+        if isinstance(result, str):
+            record["error"] = result
+        else:
+            answer = result.answer
+            timings = asdict(answer.timings) | {
+                "tokens_per_second": answer.timings.tokens_per_second
+            }
+            record |= {
+                "start_s": round(result.start_s, 3),
+                "end_s": round(result.end_s, 3),
                 "text": answer.text,
                 "finish_reason": answer.finish_reason,
-                "frame_times_s": [round(time_s, 3) for time_s in reply.times_s],
+                "frame_times_s": [round(time_s, 3) for time_s in result.times_s],
                 "usage": asdict(answer.usage) | {"total_tokens": answer.usage.total_tokens},
                 "timings": {key: round(value, 2) for key, value in timings.items()},
                 "options": self._options(),
                 "error": None,
             }
-        )
+        return json.dumps(record, ensure_ascii=False) + "\n"
 
     def _options(self) -> dict[str, Any]:
         question = self.question
@@ -151,28 +159,20 @@ class VideoRun:
             **question.keywords,
         }
 
-    def _write_record(self, record: dict[str, Any]) -> None:
-        if "jsonl" not in self.outputs:
-            return
-        line = json.dumps(record, ensure_ascii=False) + "\n"
-        if self.outputs["jsonl"] == "-":
-            write_piece(line)
-        else:
-            self.records.append(line)
-
     def _save(self) -> None:
-        cues = merge_equal(self.cues) if self.merges else self.cues
+        replies = [result for _, result in self.done if not isinstance(result, str)]
+        cues = [Cue(reply.start_s, reply.end_s, reply.answer.text) for reply in replies]
+        cues = merge_equal(cues) if self.merges else cues
         for kind, name in self.outputs.items():
             if kind == "jsonl":
-                text, number = "".join(self.records), f"{len(self.records)} records"
+                lines = [self._record(*one) for one in self.done]
+                text, number = "".join(lines), f"{len(lines)} records"
             else:
                 text = to_srt(cues) if kind == "srt" else to_vtt(cues)
                 number = f"{len(cues)} cues"
             if name == "-":
-                write_piece(text)
-            elif cues or (
-                kind == "jsonl" and self.records
-            ):  # nothing to keep: an earlier file stays
+                write_piece(text if kind != "jsonl" else "")  # its lines are there already
+            elif replies:  # without any, an earlier file stays
                 _write_whole(Path(name), text)
                 if not self.is_quiet:
                     note(f"{name}: {number}")
