@@ -26,7 +26,12 @@ def video(
     files: Annotated[list[str], typer.Argument(help="Clips, patterns, or - for standard input.")],
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", "-p", help="The question.", show_default=DEFAULT_PROMPT),
+        typer.Option(
+            "--prompt",
+            "-p",
+            help="The question.",
+            show_default=f"{DEFAULT_PROMPT} Per frame: {DEFAULT_FRAME_PROMPT}",
+        ),
     ] = None,
     mode: Annotated[
         Literal["joint", "per-frame"],
