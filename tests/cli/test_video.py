@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from drawn_clips import write_circles, write_sound
+from drawn_clips import circle, write_circles, write_sound
 from PIL import Image
 
 from fastvlm import load
@@ -181,6 +181,17 @@ def test_standard_input_is_a_clip(video: Run, circles: Path) -> None:
     assert "standard input is empty" in video("-").err
 
 
+def test_animation_is_a_clip_here_and_a_picture_for_predict(
+    video: Run, fastvlm: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "circles.gif"
+    first, second = (Image.fromarray(circle(colour)) for colour in ("red", "blue"))
+    first.save(path, save_all=True, append_images=[second], duration=1000)
+    frames = video(path, "-p", ONE_WORD, "--mode", "per-frame")
+    assert frames.out.splitlines() == ["00:00:00.0  Red", "00:00:01.0  Blue"]
+    assert fastvlm("predict", path, "-p", ONE_WORD).out == "Red\n"
+
+
 def test_several_clips_and_one_that_is_broken(video: Run, circles: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(circles.read_bytes()[:500])
@@ -306,6 +317,52 @@ def test_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
     blocks = srt.read_text(encoding="utf-8").split("\n\n")
     assert [block.splitlines()[2] for block in blocks] == [record["text"] for record in records]
     assert records[0]["text"] == "The circle is red."
+
+
+def test_bar_is_drawn_on_a_terminal_and_answers_stay_out_of_it(circles: Path) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "fastvlm", "video", str(circles), "-p", QUESTION]
+    with subprocess.Popen(
+        [*command, "--window", "2", "--frames", "1", "--threads", "1"],
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "50"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while chunk := _read_terminal(ours):
+            seen += chunk
+        stdout, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert len(stdout.splitlines()) == 4
+    assert b"\x1b" not in stdout
+    assert "━".encode() in seen
+    assert b"of 00:00:08.0" in seen
+    assert b"circle is" not in seen
+
+
+def _read_terminal(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""  # Linux: nobody has the other end open any more
+
+
+REAL_VIDEOS = Path(os.environ.get("FASTVLM_TEST_DATA", "")) / "real" / "videos"
+
+
+@pytest.mark.skipif(
+    "FASTVLM_TEST_DATA" not in os.environ or not REAL_VIDEOS.is_dir(),
+    reason="FASTVLM_TEST_DATA names no folder with real/videos",
+)
+def test_every_real_clip_is_answered(fastvlm: Run) -> None:
+    clips = sorted(path for path in REAL_VIDEOS.iterdir() if path.suffix in (".mp4", ".mkv"))
+    result = fastvlm("video", *clips, "--frames", 2, "--max-new-tokens", 2, "--jsonl", "-")
+    records = record_lines(result.out)
+    assert [record["error"] for record in records] == [None] * len(clips)
+    assert all(len(record["frame_times_s"]) == 2 for record in records)
+    assert result.code == 0
 
 
 def test_predict_takes_clips_among_pictures(

@@ -113,6 +113,7 @@ class ClipReader:
         self.windows = [_to_the_end(question.video)] if is_simple else self._plan()
         self._scenes_s: list[float] = []
         self._num_planned = self._num_shown = 0
+        self._has_told = is_quiet
         if question.has_keyframes:
             self._scenes_s = keyframe_times(
                 source, limits=self._limits, max_frames=_ALL_SCENES, is_trusted=self._is_trusted
@@ -252,11 +253,12 @@ class ClipReader:
         return [question] if system is None else [Message.from_text("system", system), question]
 
     def _tell_if_cut(self, options: VideoOptions, times_s: Sequence[float]) -> None:
-        """Say so when a rate gave more frames than are taken, and evenly spaced ones took their place."""
-        if options.fps is None or len(times_s) < max(options.num_frames, 2) or self._is_quiet:
+        """Say so once when a rate gave more frames than are taken, and evenly spaced ones took their place."""
+        if options.fps is None or len(times_s) < max(options.num_frames, 2) or self._has_told:
             return
         step_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1)
         if step_s * options.fps > 1.01:
+            self._has_told = True
             note(
                 f"--fps {options.fps:g} gives more than {options.num_frames} frames here; took as many, one every "
                 f"{step_s:.2f} s (more --frames, or --window, shows more)"
