@@ -17,6 +17,7 @@ from video_files import HEIGHT, WIDTH, clip, number_of, numbered, several_tracks
 
 from fastvlm.errors import MediaError
 from fastvlm.messages import VideoOptions
+from fastvlm.processing.video import read_frames
 from fastvlm.processing.video_decoder import Clip
 from fastvlm.processing.video_info import DEFAULT_VIDEO_LIMITS, Frame, VideoInfo
 
@@ -178,6 +179,9 @@ def test_transparent_parts_are_white() -> None:
         output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
         output.mux(stream.encode(None))
     (frame,) = taken(file.getvalue())
+    assert [frame.image.getpixel((x, 0)) for x in (0, 3)] == [(255, 255, 255), (255, 0, 0)]
+    # The worker has no file left to open by then, not even a module of Pillow's.
+    (frame,) = read_frames(file.getvalue(), VideoOptions())
     assert [frame.image.getpixel((x, 0)) for x in (0, 3)] == [(255, 255, 255), (255, 0, 0)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastvlm.cli.pictures import expand
 from fastvlm.errors import ConfigError, MediaError
-from fastvlm.messages import MAX_FRAMES, VideoOptions
+from fastvlm.messages import MAX_FRAMES, FrameSampling, VideoOptions
 
 if TYPE_CHECKING:
     from fastvlm.processing.video import VideoLimits
@@ -76,8 +76,12 @@ def video_options(arguments: Mapping[str, Any]) -> VideoOptions:
         ConfigError: a value out of range, or options that exclude each other.
     """
     timestamps, fps, frames = (arguments[name] for name in ("timestamps", "fps", "frames"))
-    implied = "timestamps" if timestamps is not None else "fps" if fps is not None else "uniform"
-    sampling = arguments["sampling"] or implied
+    implied: FrameSampling = "uniform"
+    if timestamps is not None:
+        implied = "timestamps"
+    elif fps is not None:
+        implied = "fps"
+    sampling: FrameSampling = arguments["sampling"] or implied
     times_s = [
         parse_time(one, "--timestamps") for one in (timestamps or "").split(",") if one.strip()
     ]

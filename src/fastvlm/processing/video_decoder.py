@@ -327,7 +327,7 @@ class Clip:
         mode, name = ("RGBA", "rgba") if has_alpha else ("RGB", "rgb24")
         image = _plane_image(frame.reformat(width, height, name, threads=1), mode)
         if has_alpha:
-            paper = Image.new("RGB", image.size, "white")
+            paper = Image.new("RGB", image.size, (255, 255, 255))
             paper.paste(image, mask=image)
             image = paper
         return _display_matrix(frame).apply(image)

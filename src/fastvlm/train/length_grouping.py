@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -14,29 +14,24 @@ _WINDOW_BATCHES: Final = 50
 LengthGroupedSampler, mega_batch_mult"""
 
 
-def group_by_length(order: Order, length_of: Callable[[Place], int], batch_size: int) -> Order:
-    """Sort each window of an epoch by length, and mix the batches of a window again.
+def group_by_length(
+    order: Order, length_of: Callable[[Place], int], batch_size: int
+) -> Iterator[Place]:
+    """Sort an epoch by length, a window of batches at a time, and mix the batches of each window again.
 
     Args:
         order: of an epoch.
-        length_of: how long a sample is about; asked once for each.
+        length_of: how long a sample is about; asked once for each, when its window comes.
         batch_size: samples of a batch.
     """
     window = _WINDOW_BATCHES * batch_size
-    picked: list[int] = []
     for start in range(0, len(order), window):
-        places = range(start, min(start + window, len(order)))
-        by_length = sorted(places, key=lambda position: -length_of(order[position]))
-        batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
-        # The window with the longest batch first would give a sawtooth of losses; the last batch may be short.
-        whole, rest = (
-            batches[: len(by_length) // batch_size],
-            batches[len(by_length) // batch_size :],
-        )
+        places = [order[position] for position in range(start, min(start + window, len(order)))]
+        places.sort(key=length_of, reverse=True)
+        batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+        num_whole = (
+            len(places) // batch_size
+        )  # a short one stays last, or it would shift all that follow
         rng = np.random.default_rng([start, len(order)])
-        for index in rng.permutation(len(whole)):
-            picked += whole[index]
-        for batch in rest:
-            picked += batch
-    chosen = np.array(picked, dtype=np.int64)
-    return Order(order.files[chosen], order.indices[chosen])
+        for index in [*rng.permutation(num_whole), *range(num_whole, len(batches))]:
+            yield from batches[index]

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 
 from fastvlm.checkpoint.hub import resolve_model
 from fastvlm.checkpoint.load import load_model
 from fastvlm.config import FastVLMConfig
 from fastvlm.data.broken import BrokenRecords
-from fastvlm.data.mixture import Mixture, Order
+from fastvlm.data.mixture import Mixture, Place
 from fastvlm.data.samples import (
     BrokenSample,
     TrainingSamples,
@@ -45,7 +46,8 @@ from fastvlm.train.network import TuningNetwork, checkpoint_activations
 from fastvlm.train.parts import PartRow, choose_trained, list_parts
 from fastvlm.train.record import RunRecord
 from fastvlm.train.settings import Phase, TuneSettings
-from fastvlm.train.tuner import Tuner
+from fastvlm.train.tuner import EpochOrder, Tuner
+from fastvlm.train.utilization import Utilization
 
 _CHARACTERS_PER_TOKEN: Final = 4
 
@@ -103,7 +105,9 @@ def tune(
         CheckpointError: the model cannot be loaded, or a checkpoint not be written.
         NumericalError: the loss is not a number.
     """
-    record = RunRecord.open(folder, phases)
+    processes = PartialState(cpu=resolve_device(phases[0].settings.device).type == "cpu")
+    with processes.main_process_first():
+        record = RunRecord.open(folder, phases)
     start = resolve_model(phases[0].settings.model)
     base = start
     broken: str | None = None
@@ -115,6 +119,7 @@ def tune(
             is_finished, broken = run.go()
             if not is_finished:
                 return RunResult(False, model_folder, {}, broken)
+            processes.wait_for_everyone()
         base = model_folder
     comparison: dict[str, Any] = {}
     last = phases[-1].settings
@@ -163,6 +168,12 @@ class _PhaseRun:
             on_broken=lambda sample: self._count_broken(broken, sample),
             on_log=self._log,
             score_answers=self._scorer(processor),
+            utilization=Utilization.of(
+                network,
+                config.image_size,
+                PartialState().device,
+                is_bf16=uses_bf16(settings, device),
+            ),
             should_stop=self.should_stop,
         )
         if _is_first_process():
@@ -177,6 +188,7 @@ class _PhaseRun:
             return False, broken.summary()
         if tuner.eval_dataset is not None and not tuner.was_just_evaluated:
             tuner.evaluate()
+        tuner.restore_best()
         self._write(tuner, config)
         return True, broken.summary()
 
@@ -226,23 +238,26 @@ class _PhaseRun:
             video=self.settings.video_options(),
         )
 
-    def _order(self, mixture: Mixture, processor: Processor) -> Callable[[int], Order]:
+    def _order(self, mixture: Mixture, processor: Processor) -> EpochOrder:
         if not self.settings.group_by_length:
-            return mixture.order
-        frames = self.settings.num_frames
+            return EpochOrder(mixture.order)
         each = processor.config.num_image_tokens
 
-        def length_of(place: Any) -> int:
+        def length_of(place: Place) -> int:
             try:
                 record = mixture[place]
             except DataError:
                 return 0
-            media = sum(frames if isinstance(part, VideoPart) else 1 for part in record.media)
-            text = sum(len(message.text) for message in record.messages)
-            return media * each + text // _CHARACTERS_PER_TOKEN
+            num_pictures = sum(
+                part.options.num_frames if isinstance(part, VideoPart) else 1
+                for part in record.media
+            )
+            num_characters = sum(len(message.text) for message in record.messages)
+            return num_pictures * each + num_characters // _CHARACTERS_PER_TOKEN
 
-        return lambda epoch: group_by_length(
-            mixture.order(epoch), length_of, self.settings.batch_size
+        batch_size = self.settings.batch_size
+        return EpochOrder(
+            mixture.order, lambda order: group_by_length(order, length_of, batch_size)
         )
 
     def _validation(self, processor: Processor) -> ValidationSamples | None:
@@ -263,7 +278,7 @@ class _PhaseRun:
 
         def score_answers(network: TuningNetwork) -> dict[str, float]:
             with engine_of(network, processor) as engine:
-                return score(answer_records(engine, records, should_stop=self.should_stop))
+                return score(answer_records(engine, records))
 
         return score_answers
 

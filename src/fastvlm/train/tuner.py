@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from fastvlm.data.mixture import Place
+from fastvlm.data.mixture import Order, Place
 from fastvlm.data.samples import BrokenSample, TrainingSamples, ValidationSamples
 from fastvlm.errors import CheckpointError, NumericalError
 from fastvlm.train.average import WeightAverage
@@ -32,6 +32,7 @@ from fastvlm.train.collate import Collator
 from fastvlm.train.network import OUTPUT_LAYER, TuningNetwork
 from fastvlm.train.parts import optimizer_groups
 from fastvlm.train.settings import TuneSettings
+from fastvlm.train.utilization import Utilization
 
 TRAINED: Final = "trained.safetensors"
 AVERAGED: Final = "averaged.safetensors"
@@ -39,17 +40,22 @@ _STAGING: Final = ".saving"
 
 
 class EpochOrder(Sampler[Place]):
-    """Places of an epoch's records in the order that `order(epoch)` gives.
+    """Places of an epoch's records in the order that `order(epoch)` gives, rearranged while it is read.
 
     The epoch is set by `_Epochs` and not by the data loader, whose wrappers do not all pass it on.
     """
 
-    def __init__(self, order: Callable[[int], Sequence[Place]]) -> None:
+    def __init__(
+        self,
+        order: Callable[[int], Order],
+        arrange: Callable[[Order], Iterator[Place]] = iter,
+    ) -> None:
         self._order = lru_cache(maxsize=1)(order)  # its length is asked for again and again
+        self._arrange = arrange
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Place]:
-        return iter(self._order(self.epoch))
+        return self._arrange(self._order(self.epoch))
 
     def __len__(self) -> int:
         return len(self._order(self.epoch))
@@ -63,12 +69,13 @@ class Tuner(Trainer):
         settings: of the phase.
         arguments: made by `training_arguments`.
         train_set: all samples, by their place.
-        order: places of an epoch, in order; may repeat or leave out some.
+        order: places of every epoch.
         collator: lays samples out.
         validation: samples to measure on; None for none.
         on_broken: told of every sample that cannot be used; may raise.
         on_log: told of every line of the log.
         score_answers: further metrics of the network as it stands; called at every validation.
+        utilization: what a batch costs; None leaves MFU out of the log.
         should_stop: asked after every step; a checkpoint is written before the run ends.
     """
 
@@ -79,21 +86,21 @@ class Tuner(Trainer):
         arguments: TrainingArguments,
         *,
         train_set: TrainingSamples,
-        order: Callable[[int], Sequence[Place]],
+        order: EpochOrder,
         collator: Collator,
         validation: ValidationSamples | None = None,
         on_broken: Callable[[BrokenSample], None],
         on_log: Callable[[dict[str, Any]], None],
         score_answers: Callable[[TuningNetwork], dict[str, float]] | None = None,
+        utilization: Utilization | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
-        self._order = EpochOrder(order)
+        self._order = order
         self._on_broken, self._on_log = on_broken, on_log
         self._score_answers = score_answers
         self._average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
-        self._meter = _Meter()
-        self._validations_since_best = 0
+        self._meter = _Meter(utilization)
         self._last_evaluated = -1
         super().__init__(
             model=network,
@@ -218,17 +225,27 @@ class Tuner(Trainer):
         return {"loss": loss / max(count, 1), "token_accuracy": correct / max(count, 1)}
 
     def _watch(self, loss: float) -> None:
-        """Stop when validation has not become better for long; the best weights are kept apart."""
+        """Stop when validation has not become better for long; the best step has a checkpoint."""
         if not self._settings.early_stop:
             return
         if self.state.best_metric is None or loss < self.state.best_metric:
-            self.state.best_metric, self._validations_since_best = loss, 0
-            self.control.should_save = True
+            self.state.best_metric = loss
             self.state.best_global_step = self.state.global_step
+            self.control.should_save = True
             return
-        self._validations_since_best += 1
-        if self._validations_since_best >= self._settings.early_stop:
+        assert self.state.best_global_step is not None
+        waited = (self.state.global_step - self.state.best_global_step) // self._settings.eval_steps
+        if waited >= self._settings.early_stop:
             self.control.should_training_stop = True
+
+    def restore_best(self) -> None:
+        """With early stopping, take back the weights that validated best."""
+        best = (
+            Path(str(self.args.output_dir))
+            / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        )
+        if self._settings.early_stop and best.is_dir():
+            self._load_from_checkpoint(str(best))
 
     def _take_broken(self, batch: dict[str, Any]) -> None:
         for sample in batch.pop("broken", ()):
@@ -324,8 +341,10 @@ class _Steps(TrainerCallback):
 class _Meter:
     """Samples and tokens a second between two lines of the log, without the time of validations."""
 
-    def __init__(self) -> None:
+    def __init__(self, utilization: Utilization | None) -> None:
+        self._utilization = utilization
         self._samples = self._tokens = 0
+        self._flops = 0.0
         self._since = time.perf_counter()
         self._paused_at = 0.0
 
@@ -333,6 +352,8 @@ class _Meter:
         segments = batch["segment_ids"]
         self._samples += int(segments.amax(1).sum())
         self._tokens += int((segments > 0).sum())
+        if self._utilization is not None:
+            self._flops += self._utilization.flops(batch)
 
     def pause(self) -> None:
         self._paused_at = time.perf_counter()
@@ -348,7 +369,10 @@ class _Meter:
             "tokens_per_second": round(self._tokens * num_processes / elapsed, 1),
             "memory_mib": round(peak_memory_mib(device), 1),
         }
+        if self._utilization is not None:
+            rates["mfu"] = round(self._flops / elapsed / self._utilization.peak, 4)
         self._samples = self._tokens = 0
+        self._flops = 0.0
         self._since = time.perf_counter()
         return rates
 
