@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from fastvlm.bench.memory import peak_device_bytes, peak_rss_bytes, rss_bytes
+from fastvlm.bench.memory import (
+    peak_device_bytes,
+    peak_rss_bytes,
+    peak_rss_bytes_of,
+    rss_bytes,
+)
 
 BLOCK = 256 * 2**20
 SLACK = 2**20
@@ -31,6 +39,14 @@ def test_peak_stays_when_memory_is_given_back() -> None:
     assert after is not None
     assert after >= max(before, held) - SLACK
     assert after >= BLOCK
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell of other processes")
+def test_peak_of_a_process_is_read_by_its_id() -> None:
+    peak = peak_rss_bytes_of(os.getpid())
+    assert peak is not None
+    assert peak >= psutil.Process().memory_info().rss - SLACK
+    assert peak_rss_bytes_of(2**31 - 1) is None  # no such process
 
 
 def test_only_cuda_has_device_memory_of_its_own() -> None:

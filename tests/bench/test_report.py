@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from fastvlm.bench.report import render_latency, render_tables, result_name, write_result
+from fastvlm.bench.report import (
+    render_latency,
+    render_tables,
+    render_training,
+    result_name,
+    write_result,
+)
 from fastvlm.errors import ConfigError
 
 
@@ -122,13 +128,85 @@ def test_result_replaces_the_one_before(result: dict[str, Any], tmp_path: Path) 
 
 
 def test_nothing_to_report_and_damage_are_errors(result: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no latency-\*\.json"):
+    with pytest.raises(ConfigError, match=r"holds no latency-\*\.json and no train-\*\.json"):
         render_tables(tmp_path)
     path = tmp_path / "latency-0.5b-cpu.json"
     for text in ("{", "[]", json.dumps({**result, "systems": {"a": {}}})):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError, match="is no results file"):
             render_tables(tmp_path)
+
+
+def training_system(name: str, seconds: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "num_trained": 622_700_000,
+        "seconds_per_step": seconds,
+        "peak_mib": 12_000,
+        "peak_process_mib": None,
+    }
+
+
+@pytest.fixture
+def training(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: result[name] for name in ("model", "weights", "weight_file_mib", "device")},
+        "machine": result["machine"],
+        "benchmark": "train",
+        "protocol": {
+            "num_steps": 5,
+            "batch_size": 1,
+            "image_size": 1024,
+            "num_tokens": 340,
+            "num_targets": 57,
+            "precision": "fp32",
+            "has_checkpointing": False,
+            "threads": 2,
+        },
+        "variants": {
+            "full": {
+                "systems": {
+                    "fastvlm": training_system("fastvlm", 12.0),
+                    "transformers": training_system("transformers", 16.0),
+                },
+                "ratios": {"seconds_per_step": 0.75, "peak_mib": 1.0},
+                "agreement": {"first_loss_difference": 1e-5, "tolerance": 1e-3, "is_equal": True},
+            }
+        },
+    }
+
+
+def test_training_table_holds_the_figures(training: dict[str, Any]) -> None:
+    lines = render_training(training).splitlines()
+    assert lines[0] == "**Tuning FastVLM 0.5b, Some CPU, 2 threads, 2026-01-02**"
+    assert lines[4] == "| all weights | fastvlm | 622.7 M | 12.00 s | 12000 MiB | - |"
+    assert lines[7] == (
+        "- all weights, `fastvlm` / `transformers`: time of a step 0.75x, peak memory 1.00x; the same "
+        "parameters and first loss (difference 1.0e-05)"
+    )
+    assert "one picture of 1024 px in 340 tokens, 57 of them learned; fp32, without" in lines[-1]
+    assert "medians of 4 steps" in lines[-1]
+    training["variants"]["full"]["agreement"]["is_equal"] = False
+    assert "NOT the same parameters and first loss" in render_training(training)
+
+
+def test_training_of_one_system_is_compared_with_nothing(training: dict[str, Any]) -> None:
+    measured = training["variants"]["full"]
+    del measured["systems"]["transformers"]
+    measured |= {"ratios": None, "agreement": None}
+    assert "`fastvlm` / `transformers`" not in render_training(training)
+
+
+def test_training_results_stand_behind_latency(
+    result: dict[str, Any], training: dict[str, Any], tmp_path: Path
+) -> None:
+    for one in (training, result):
+        write_result(one, tmp_path / result_name(one))
+    rendered = render_tables(tmp_path)
+    assert rendered.index("**FastVLM 0.5b") < rendered.index("**Tuning FastVLM 0.5b")
+    (tmp_path / "train-0.5b-cpu.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="measure again with `fastvlm bench train`"):
+        render_tables(tmp_path)
 
 
 def test_place_that_cannot_be_written_is_named(result: dict[str, Any], tmp_path: Path) -> None:

@@ -17,6 +17,20 @@ def test_unknown_system_is_wrong_use(fastvlm: Callable[..., Any]) -> None:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--variants", "full,all"), "variants are full, all; expected full or lora, each once"),
+        (("--steps", 1), "num_steps is 1; expected at least 2"),
+    ],
+)
+def test_training_that_cannot_be_measured_is_wrong_use(
+    fastvlm: Callable[..., Any], arguments: tuple[object, ...], message: str
+) -> None:
+    done = fastvlm("bench", "train", *arguments)
+    assert (done.code, done.err) == (2, f"error: {message}\n")
+
+
 def test_report_without_results_is_wrong_use(fastvlm: Callable[..., Any], tmp_path: Path) -> None:
     done = fastvlm("bench", "report", tmp_path)
     assert done.code == 2

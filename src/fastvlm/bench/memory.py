@@ -1,4 +1,4 @@
-"""How much memory this process takes and has taken, on Linux, macOS and Windows."""
+"""How much memory a process takes and has taken, on Linux, macOS and Windows."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def peak_rss_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
+def peak_rss_bytes_of(pid: int) -> int | None:
+    """The same of another process that runs; None outside Linux, and when it has just ended."""
+    try:
+        return _status_bytes("VmHWM", Path(f"/proc/{pid}/status"))
+    except OSError:
+        return None
+
+
 def rss_bytes() -> int | None:
     """Memory this process holds now; None outside Linux, where only the peak is cheap to ask for."""
     return _status_bytes("VmRSS") if _STATUS.is_file() else None
@@ -41,8 +49,8 @@ def peak_device_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device)
 
 
-def _status_bytes(field: str) -> int | None:
-    for line in _STATUS.read_text("ascii", "replace").splitlines():
+def _status_bytes(field: str, status: Path = _STATUS) -> int | None:
+    for line in status.read_text("ascii", "replace").splitlines():
         name, _, value = line.partition(":")
         if name == field:
             return int(value.split()[0]) * 1024

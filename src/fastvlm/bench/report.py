@@ -33,6 +33,9 @@ _DEVICE_COLUMN: Final[tuple[str, _Cell]] = (
 )
 
 
+_TRAINED: Final = {"full": "all weights", "lora": "LoRA and projector"}
+
+
 def result_name(result: Mapping[str, Any]) -> str:
     """The name of the file that a result belongs in, e.g. `latency-0.5b-cpu.json`."""
     return f"{result['benchmark']}-{result['model']}-{result['device']}.json"
@@ -63,12 +66,13 @@ def render_tables(folder: Path) -> str:
     Raises:
         ConfigError: no results there, or a damaged file.
     """
-    files = sorted(folder.glob("latency-*.json"))
+    files = [(path, kind) for kind in _RENDERERS for path in sorted(folder.glob(f"{kind}-*.json"))]
     if not files:
         raise ConfigError(
-            f"{folder} holds no latency-*.json; run `fastvlm bench latency`, or name another folder"
+            f"{folder} holds no latency-*.json and no train-*.json; run `fastvlm bench latency` or "
+            "`fastvlm bench train`, or name another folder"
         )
-    return "\n".join(_render_file(path) for path in files)
+    return "\n".join(_render_file(path, kind) for path, kind in files)
 
 
 def render_latency(result: Mapping[str, Any]) -> str:
@@ -85,14 +89,63 @@ def render_latency(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _render_file(path: Path) -> str:
+def render_training(result: Mapping[str, Any]) -> str:
+    """Markdown of one result of `fastvlm bench train`."""
+    lines = [f"**Tuning FastVLM {result['model']}, {_where(result)}**", ""]
+    lines += [
+        "| trained | system | parameters trained | time of a step | peak memory | process, with saving |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    comparisons = []
+    for variant, measured in result["variants"].items():
+        for system in measured["systems"].values():
+            cells = (
+                _TRAINED[variant],
+                system["name"],
+                f"{system['num_trained'] / 1e6:.1f} M",
+                f"{system['seconds_per_step']:.2f} s",
+                _mib(system["peak_mib"]),
+                _mib(system["peak_process_mib"]),
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+        if measured["ratios"]:
+            comparisons.append(_training_comparison(variant, measured))
+    lines += ["", *comparisons, *([""] if comparisons else []), _training_protocol(result), ""]
+    return "\n".join(lines)
+
+
+def _training_comparison(variant: str, measured: Mapping[str, Any]) -> str:
+    ratios, agreement = measured["ratios"], measured["agreement"]
+    parts = [f"time of a step {ratios['seconds_per_step']:.2f}x"]
+    if "peak_mib" in ratios:
+        parts.append(f"peak memory {ratios['peak_mib']:.2f}x")
+    verdict = "the same" if agreement["is_equal"] else "NOT the same"
+    return (
+        f"- {_TRAINED[variant]}, `fastvlm` / `transformers`: {', '.join(parts)}; {verdict} parameters and "
+        f"first loss (difference {agreement['first_loss_difference']:.1e})"
+    )
+
+
+def _training_protocol(result: Mapping[str, Any]) -> str:
+    protocol = result["protocol"]
+    again = "with" if protocol["has_checkpointing"] else "without"
+    return (
+        f"{result['weights'].capitalize()} weights of {result['weight_file_mib']} MiB; batches of "
+        f"{protocol['batch_size']}, each sample one picture of {protocol['image_size']} px in "
+        f"{protocol['num_tokens']} tokens, {protocol['num_targets']} of them learned; {protocol['precision']}, "
+        f"{again} gradient checkpointing; AdamW; medians of {protocol['num_steps'] - 1} steps after the first; "
+        f"{_versions(result['machine'])}."
+    )
+
+
+def _render_file(path: Path, kind: str) -> str:
     try:
-        return render_latency(json.loads(path.read_text("utf-8")))
+        return _RENDERERS[kind](json.loads(path.read_text("utf-8")))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is no results file: {error!r}; measure again with `fastvlm bench latency`"
+            f"{path} is no results file: {error!r}; measure again with `fastvlm bench {kind}`"
         ) from error
 
 
@@ -129,16 +182,11 @@ def _ratio_lines(result: Mapping[str, Any]) -> list[str]:
 def _protocol_line(result: Mapping[str, Any]) -> str:
     protocol, machine = result["protocol"], result["machine"]
     prompt_tokens = max(system["num_prompt_tokens"] for system in result["systems"].values())
-    versions = ", ".join(
-        f"{name} {machine['packages'][name]}"
-        for name in ("torch", "transformers")
-        if name in machine["packages"]
-    )
     line = (
         f"{result['weights'].capitalize()} weights of {result['weight_file_mib']} MiB; {protocol['image']} of "
         f"{protocol['image_bytes'] / 1e6:.1f} MB; {prompt_tokens} prompt tokens; "
         f"{protocol['num_new_tokens']} new tokens; medians of {protocol['rounds']} processes a system with "
-        f"{protocol['answers_per_round']} answers each; {versions}."
+        f"{protocol['answers_per_round']} answers each; {_versions(machine)}."
     )
     agreement = result["agreement"]
     if agreement:
@@ -147,5 +195,18 @@ def _protocol_line(result: Mapping[str, Any]) -> str:
     return line
 
 
+def _versions(machine: Mapping[str, Any]) -> str:
+    packages = machine["packages"]
+    return ", ".join(
+        f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages
+    )
+
+
 def _mib(value: int | None) -> str:
     return "-" if value is None else f"{value} MiB"
+
+
+_RENDERERS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "latency": render_latency,
+    "train": render_training,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -71,6 +71,68 @@ def latency(
 
 
 @app.command()
+def train(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="0.5b, 1.5b, 7b or nano for random weights of that size, or a checkpoint folder.",
+        ),
+    ] = "0.5b",
+    variants: Annotated[
+        str, typer.Option(help="What to train: full (all weights), lora, or both.")
+    ] = "full,lora",
+    systems: Annotated[
+        str, typer.Option(help="What to compare: fastvlm, transformers, or both.")
+    ] = "fastvlm,transformers",
+    steps: Annotated[
+        int, typer.Option(help="Optimizer steps of each run; the first does not count.")
+    ] = 5,
+    batch_size: Annotated[int, typer.Option(help="Samples of a step.")] = 1,
+    image_size: Annotated[int, typer.Option(help="Pixels per side of the pictures.")] = 1024,
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(help="Arithmetic; what is trained stays in float32."),
+    ] = "fp32",
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Compute activations twice to save memory.",
+        ),
+    ] = False,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Results file.", show_default="benchmarks/train-MODEL-DEVICE.json"),
+    ] = None,
+) -> None:
+    """Measure seconds per step and memory of tuning, beside the same step written with transformers."""
+    from fastvlm.bench.report import RESULTS_FOLDER, render_training, result_name, write_result
+    from fastvlm.bench.training import TrainingPlan, measure_training
+
+    plan = TrainingPlan(
+        model=model,
+        variants=_names(variants),
+        systems=_names(systems),
+        num_steps=steps,
+        batch_size=batch_size,
+        image_size=image_size,
+        precision=precision,
+        has_checkpointing=gradient_checkpointing,
+        device=device,
+        threads=threads or 0,
+    )
+    result = measure_training(plan, progress=lambda line: typer.echo(line, err=True))
+    path = output or RESULTS_FOLDER / result_name(result)
+    write_result(result, path)
+    typer.echo(render_training(result), nl=False)
+    typer.echo(f"written to {path}", err=True)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Where results files are.")] = Path("benchmarks"),
 ) -> None:
@@ -78,3 +140,8 @@ def report(
     from fastvlm.bench.report import render_tables
 
     typer.echo(render_tables(folder), nl=False)
+
+
+def _names(text: str) -> tuple[Any, ...]:
+    """Names separated by commas; the plan says which there are."""
+    return tuple(name.strip() for name in text.split(","))
