@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,21 @@ def test_a_stopped_and_resumed_run_is_the_same_run(
     assert run(read_phases(folder), folder).is_finished
     assert losses(folder) == losses(finished)
     for name, tensor in weights(finished).items():
+        assert torch.equal(tensor, weights(folder)[name]), name
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_writes_the_model(
+    base_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    phases = phase(base_folder, data_folder)
+    folder = tmp_path / "run"
+    # Asked to stop at the last step, there is nothing left to go on with.
+    assert run(phases, folder, should_stop=stop_after(SMALL["max_steps"])).is_finished
+    expected, log = weights(folder), losses(folder)
+    shutil.rmtree(folder / "model")
+    assert run(phases, folder).is_finished
+    assert losses(folder) == log
+    for name, tensor in expected.items():
         assert torch.equal(tensor, weights(folder)[name]), name
 
 

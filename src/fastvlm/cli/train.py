@@ -175,7 +175,14 @@ def _refuse(given: dict[str, Any], reason: str) -> None:
 
 
 def _tune(phases: tuple[Phase, ...] | None, folder: Path, *, is_quiet: bool) -> None:
+    import logging
+    import os
     import threading
+
+    # Its kernels for 4 bits are looked for at import, and their absence reported where nobody wants them.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    is_first = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks for all
+    is_quiet = is_quiet or not is_first
 
     display = TuningDisplay(is_quiet=is_quiet)
     stop = threading.Event()
@@ -191,13 +198,14 @@ def _tune(phases: tuple[Phase, ...] | None, folder: Path, *, is_quiet: bool) -> 
         phases = phases or read_phases(folder)
         listener = Listener(display.begin_phase, display.show, display.note)
         result = tune(phases, folder, listener=listener, should_stop=stop.is_set)
-    if result.broken:
+    if result.broken and is_first:
         note(result.broken)
     if not result.is_finished:
-        note(f"stopped; to go on: fastvlm train --resume --output {folder}")
+        display.note(f"stopped; to go on: fastvlm train --resume --output {folder}")
         raise typer.Exit(130)
     display.compare(result.comparison)
-    typer.echo(str(result.model))
+    if is_first:
+        typer.echo(str(result.model))
 
 
 def _from_nothing(

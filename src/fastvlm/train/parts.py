@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import nn
 
 from fastvlm.train.network import TuningNetwork
@@ -49,8 +50,10 @@ def list_parts(network: nn.Module, settings: TuneSettings) -> tuple[PartRow, ...
     counts = {part: [0, 0] for part in PARTS}
     for name, parameter in network.named_parameters():
         of_part = counts[part_of(name)]
-        of_part[0] += parameter.numel()
-        of_part[1] += parameter.numel() if parameter.requires_grad else 0
+        # Two weights of 4 bits share a byte.
+        count = parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
+        of_part[0] += count
+        of_part[1] += count if parameter.requires_grad else 0
     return tuple(
         PartRow(part, total, trained, settings.rate_of(part) if trained else 0.0)
         for part, (total, trained) in counts.items()

@@ -183,8 +183,9 @@ class _PhaseRun:
         if checkpoint is not None:
             self.listener.on_note(f"going on from {checkpoint}")
             self.record.forget_after(self.phase.name, int(checkpoint.name.rsplit("-", 1)[1]))
-        tuner.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if self.should_stop():
+        if checkpoint is None or not tuner.restore_finished(checkpoint):
+            tuner.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if self.should_stop() and tuner.state.global_step < tuner.state.max_steps:
             return False, broken.summary()
         if tuner.eval_dataset is not None and not tuner.was_just_evaluated:
             tuner.evaluate()
@@ -308,7 +309,7 @@ def training_arguments(
     settings: TuneSettings, folder: Path, device: torch.device
 ) -> TrainingArguments:
     """The Trainer's arguments; what is not named here is done by `Tuner` itself."""
-    _check_launch(settings)
+    _check_launch(settings, device)
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
@@ -345,7 +346,6 @@ def training_arguments(
         seed=settings.seed,
         data_seed=settings.seed,
         ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=settings.update_batch_norm,
         fsdp="full_shard auto_wrap" if settings.fsdp else None,
         fsdp_config={"transformer_layer_cls_to_wrap": ["DecoderLayer", "Stage"]}
         if settings.fsdp
@@ -375,10 +375,16 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
-def _check_launch(settings: TuneSettings) -> None:
-    if settings.fsdp and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+def _check_launch(settings: TuneSettings, device: torch.device) -> None:
+    if not settings.fsdp:
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise ConfigError(
             "fsdp shards over several processes; start with `torchrun --nproc-per-node N -m fastvlm train ...`"
+        )
+    if device.type == "cpu":  # accelerate would run plain data parallelism without a word
+        raise ConfigError(
+            "fsdp needs GPUs; on a CPU leave it out, and the processes share the batch"
         )
 
 

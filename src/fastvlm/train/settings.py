@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 
 from fastvlm.config import ImageMode
 from fastvlm.errors import ConfigError
-from fastvlm.messages import FrameSampling, VideoOptions
+from fastvlm.messages import VideoOptions
 
 
 class Doc(NamedTuple):
@@ -118,7 +118,9 @@ class TuneSettings:
         ImageMode | None, Doc("How a picture becomes a square; none takes the model's.", _MEDIA)
     ] = None
     num_frames: Annotated[int, Doc("Most frames of a clip.", _MEDIA)] = 8
-    sampling: Annotated[FrameSampling, Doc("Which frames of a clip.", _MEDIA)] = "uniform"
+    sampling: Annotated[
+        Literal["uniform", "segment", "fps"], Doc("Which frames of a clip.", _MEDIA)
+    ] = "uniform"
     fps: Annotated[float | None, Doc("Frames a second, for sampling fps.", _MEDIA)] = None
     frame_size: Annotated[
         int, Doc("Pixels per side of a frame; 0 takes that of pictures.", _MEDIA)

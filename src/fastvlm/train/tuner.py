@@ -21,7 +21,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from fastvlm.data.mixture import Order, Place
@@ -237,6 +244,15 @@ class Tuner(Trainer):
         waited = (self.state.global_step - self.state.best_global_step) // self._settings.eval_steps
         if waited >= self._settings.early_stop:
             self.control.should_training_stop = True
+
+    def restore_finished(self, checkpoint: Path) -> bool:
+        """Take the weights of a checkpoint at the last step; False if there are steps left."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step < state.max_steps:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        return True
 
     def restore_best(self) -> None:
         """With early stopping, take back the weights that validated best."""
