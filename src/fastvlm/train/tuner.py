@@ -177,7 +177,7 @@ class Tuner(Trainer):
             "step": self.state.global_step,
             "num_steps": self.state.max_steps,
             "epoch": round(self.state.epoch or 0.0, 4),
-            "time": round(time.time(), 2),
+            "time": round(time.time(), 4),
         }
         if "loss" in logs and self.optimizer is not None:
             line |= {"loss": logs["loss"], "grad_norm": logs.get("grad_norm")}
