@@ -21,6 +21,7 @@ from fastvlm.train.collate import Collator, first_fit
 from fastvlm.train.network import TuningNetwork, checkpoint_activations
 from fastvlm.train.parts import choose_trained, list_parts, optimizer_groups, part_of
 from fastvlm.train.settings import TuneSettings
+from fastvlm.train.utilization import Utilization
 from tiny_models import random_model, tiny_config
 
 RNG = np.random.default_rng(0)
@@ -169,6 +170,22 @@ def test_a_batch_without_pictures_still_reaches_the_vision_parameters(
             assert not parameter.grad.any(), name
 
 
+def test_a_batch_without_pictures_teaches_batch_norms_nothing(samples: list[ModelInputs]) -> None:
+    network = make_network(update_batch_norm=True).train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    run(network, [samples[2]])["loss"].backward()
+    for name, buffer in network.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    assert all(module.training for module in network.modules())
+
+
+def test_the_first_token_of_a_packed_sample_is_not_learned_from_the_sample_before() -> None:
+    ids = np.arange(1, 7)
+    caption = ModelInputs(ids, (), (), labels=ids.copy())  # as conv mode plain lays out a text
+    labels = Collator(16, packing=True)([caption, caption])["labels"]
+    assert labels.tolist() == [[IGNORE_INDEX, 2, 3, 4, 5, 6] * 2]
+
+
 def test_a_batch_of_broken_samples_has_no_loss() -> None:
     broken = BrokenSample("train.json, record 3", "no such file")
     batch = Collator(400)([broken, broken])
@@ -251,6 +268,27 @@ def test_the_average_follows_the_weights() -> None:
     with average.applied():
         assert layer.weight.item() == pytest.approx(expected)
     assert layer.weight.item() == 2.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the network moves to a GPU")
+def test_the_average_moves_with_the_network() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average = WeightAverage(layer, 0.9)
+    layer.cuda()
+    average.update()
+    assert average.tensors["weight"].is_cuda
+
+
+def test_weights_in_4_bits_count_as_many_flops() -> None:
+    network = make_network().float()
+    cpu = torch.device("cpu")
+    plain = Utilization.of(network, 64, cpu, is_bf16=False)
+    for module in network.model.language_model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            halves = torch.zeros(module.weight.numel() // 2, 1, dtype=torch.uint8)
+            module.weight = torch.nn.Parameter(halves, requires_grad=False)
+    packed = Utilization.of(network, 64, cpu, is_bf16=False)
+    assert packed.per_token == plain.per_token
 
 
 TEXT = st.text(

@@ -31,8 +31,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after an optimizer step."""
-        for name, average in self.tensors.items():
-            average.lerp_(self._parameters[name].detach().float(), 1 - self._decay)
+        for name, parameter in self._parameters.items():
+            # The network may have moved to its device since the average began.
+            average = self.tensors[name] = self.tensors[name].to(parameter.device)
+            average.lerp_(parameter.detach().float(), 1 - self._decay)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:

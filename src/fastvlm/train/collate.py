@@ -102,6 +102,7 @@ def _lay_out(samples: Sequence[ModelInputs], rows: Sequence[Sequence[int]]) -> d
             assert sample.labels is not None
             place = np.s_[row, start : start + len(sample.input_ids)]
             input_ids[place], labels[place] = sample.input_ids, sample.labels
+            labels[row, start] = IGNORE_INDEX  # nothing of its own sample stands before it
             position_ids[place] = np.arange(len(sample.input_ids))
             segment_ids[place] = number
             start += len(sample.input_ids)

@@ -118,7 +118,10 @@ class TuningNetwork(nn.Module):
     def _touch_vision(self) -> Tensor:
         """A blank picture without weight: with several processes, every one must reach the same parameters."""
         weight = self.model.lm_head.weight
-        return self._encode(weight.new_zeros(1, 3, PATCH_STRIDE, PATCH_STRIDE))
+        self.model.vision_tower.eval()  # BatchNorms learn nothing from it
+        features = self._encode(weight.new_zeros(1, 3, PATCH_STRIDE, PATCH_STRIDE))
+        self.train(self.training)
+        return features
 
 
 def checkpoint_activations(model: FastVLM) -> None:

@@ -17,6 +17,8 @@ from fastvlm.train.network import TuningNetwork
 from fastvlm.train.parts import part_of
 
 _SIDE: Final = 1536
+_SIDE_GPU: Final = 4096
+"""Starting a smaller product takes a GPU as long as the product."""
 _REPEATS: Final = 5
 
 
@@ -46,7 +48,11 @@ class Utilization:
         trained = {part_of(name) for name, p in network.named_parameters() if p.requires_grad}
         has_adapters = any("lora_" in name for name, _ in network.named_parameters())
         layers = network.model.language_model.layers
-        weights = sum(p.numel() for name, p in layers.named_parameters() if "lora_" not in name)
+        weights = sum(
+            p.numel() * (2 if p.dtype == torch.uint8 else 1)  # two weights of 4 bits share a byte
+            for name, p in layers.named_parameters()
+            if "lora_" not in name
+        )
         # Backward needs the gradient of the inputs, 2 more per weight, and of the weights where they are trained.
         factor = 4 if has_adapters or "language_model" not in trained else 6
         return cls(
@@ -64,8 +70,9 @@ class Utilization:
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs a second of a product of two matrices of 1536 x 1536, the best of some."""
-    left = torch.randn(_SIDE, _SIDE, device=device, dtype=dtype)
+    """FLOPs a second of a product of two large square matrices, the best of some."""
+    side = _SIDE_GPU if device.type == "cuda" else _SIDE
+    left = torch.randn(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(_REPEATS):
         began = time.perf_counter()
@@ -74,4 +81,4 @@ def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
         del product
-    return 2 * _SIDE**3 / best
+    return 2 * side**3 / best
