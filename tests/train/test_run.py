@@ -117,7 +117,6 @@ def test_a_run_writes_down_what_it_did(finished: Path) -> None:
     assert [Path(one["file"]).name for one in document["data"]] == [
         "train.json",
         "validation.json",
-        "validation.json",
     ]
     assert all(len(one["sha256"]) == 64 for one in document["data"])
     assert sorted(losses(finished)) == [1, 2, 3, 4, 5, 6]

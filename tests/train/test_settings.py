@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from types import NoneType
@@ -24,6 +25,7 @@ from fastvlm.train.settings import (
     settings_from,
     with_values,
 )
+from tiny_models import tiny_config
 
 NAMES = tuple(list_recipes())
 
@@ -146,7 +148,7 @@ def test_wrong_recipe_files_are_refused(tmp_path: Path, text: str, message: str)
 
 
 def test_recipes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no recipe named 'stage4'; there are lora, qlora"):
+    with pytest.raises(ConfigError, match="no recipe named 'stage4'; there are lora, nano_video"):
         read_recipe("stage4")
     with pytest.raises(ConfigError, match="no such recipe file"):
         read_recipe(str(tmp_path / "none.toml"))
@@ -207,10 +209,32 @@ def test_a_run_folder_keeps_any_settings(
 
 def test_a_folder_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
     phases = (Phase("first", TuneSettings()),)
-    RunRecord.open(tmp_path / "run", phases)
+    others = with_values(phases, seed=1)
+    RunRecord.open(tmp_path / "run", others)  # failed before its first phase
+    RunRecord.open(tmp_path / "run", phases).begin_phase(phases[0], (), tiny_config())
     RunRecord.open(tmp_path / "run", phases)
     with pytest.raises(ConfigError, match="holds a run with other settings; resume it"):
-        RunRecord.open(tmp_path / "run", with_values(phases, seed=1))
+        RunRecord.open(tmp_path / "run", others)
+
+
+def test_a_run_goes_on_after_settings_were_added_to_the_package(tmp_path: Path) -> None:
+    phases = (Phase("first", TuneSettings(seed=3)),)
+    RunRecord.open(tmp_path / "run", phases).begin_phase(phases[0], (), tiny_config())
+    file = tmp_path / "run" / "run.json"
+    document = json.loads(file.read_text("utf-8"))
+    del document["phases"][0]["tf32"]
+    file.write_text(json.dumps(document), "utf-8")
+    RunRecord.open(tmp_path / "run", read_phases(tmp_path / "run"))
+
+
+def test_the_data_of_all_phases_is_written_down_once(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for path in (one, two):
+        path.write_text("{}\n", "utf-8")
+    first = Phase("first", TuneSettings(data=(str(one),), validation=(str(one),)))
+    second = Phase("second", TuneSettings(data=(f"{two}:0.5",)))
+    document = RunRecord.open(tmp_path / "run", (first, second)).document
+    assert [entry["file"] for entry in document["data"]] == [str(one), str(two)]
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:

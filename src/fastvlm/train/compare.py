@@ -57,14 +57,8 @@ def compare_models(
     }
     answers: dict[str, dict[str, list[Scored]]] = {name: {} for name in records}
     for label, model in (("base", before), ("tuned", after)):
-        engine = Engine.load(model, device=settings.device, dtype="float32")
-        if settings.image_size and label == "base":
-            engine.processor.image_processor = replace(
-                engine.processor.image_processor, image_size=settings.image_size
-            )
-        engine.processor.trusts_videos = True
-        for name, questions in records.items():
-            answers[name][label] = answer_records(engine, questions, should_stop=should_stop)
+        for name, scored in _ask(model, records, settings, should_stop).items():
+            answers[name][label] = scored
     document = {
         "sets": {name: _summary(both) for name, both in answers.items()},
         "examples": _examples(answers, folder),
@@ -73,6 +67,26 @@ def compare_models(
     staging.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     staging.replace(folder / COMPARISON_FILE)
     return document
+
+
+def _ask(
+    model: Path,
+    records: dict[str, list[Record]],
+    settings: TuneSettings,
+    should_stop: Callable[[], bool],
+) -> dict[str, list[Scored]]:
+    """Answers to all sets; the model is gone afterwards, so that two are never in memory at once."""
+    engine = Engine.load(
+        model,
+        device=settings.device,
+        image_mode=settings.image_mode,
+        image_size=settings.image_size or None,
+    )
+    engine.processor.trusts_videos = True
+    return {
+        name: answer_records(engine, questions, should_stop=should_stop)
+        for name, questions in records.items()
+    }
 
 
 def _open(files: Sequence[str], settings: TuneSettings) -> Mixture:

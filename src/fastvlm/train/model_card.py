@@ -50,6 +50,11 @@ def write_model_card(run: Path, model: Path, record: RunRecord, comparison: dict
         lines += ["## Before and after", *_table(comparison), ""]
         if (line := regression_line(comparison)) is not None:
             lines += [line, ""]
+    lines += [
+        "## Curves",
+        f"Loss, metrics and rates of all steps: `log.jsonl` of the run; `fastvlm train report {run.name}` draws them.",
+        "",
+    ]
     lines += ["## Recipe", "```json", *_recipe(document), "```", ""]
     (model / "README.md").write_text("\n".join(lines), encoding="utf-8")
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,32 +36,29 @@ class RunRecord:
     def open(cls, folder: Path, phases: tuple[Phase, ...]) -> RunRecord:
         """Begin a record, or go on with the one in the folder.
 
+        A run that came to no phase, since a file was missing, say, makes room for another.
+
         Raises:
             ConfigError: the folder holds a run with other phases, or something that is no run.
         """
         file = folder / RUN_FILE
-        wanted = [{"name": phase.name, **as_plain(phase.settings)} for phase in phases]
-        wanted = json.loads(json.dumps(wanted))
         if file.is_file():
+            begun = read_phases(folder)
             document = json.loads(file.read_text(encoding="utf-8"))
-            if document.get("phases") != wanted:
+            if begun == phases:
+                return cls(folder, document)
+            if "trainable_by_phase" in document:
                 raise ConfigError(
                     f"{folder} holds a run with other settings; resume it, or give another --output"
                 )
-            return cls(folder, document)
-        if folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no run; give another --output")
-        first = phases[0].settings
+        plain = [{"name": phase.name, **as_plain(phase.settings)} for phase in phases]
         document = {
-            "model": first.model,
-            "phases": wanted,
-            "recipe": wanted[-1],
-            "data": [
-                _describe_file(source.path)
-                for source in read_sources(
-                    [*first.data, *first.validation, *first.image_validation]
-                )
-            ],
+            "model": phases[0].settings.model,
+            "phases": plain,
+            "recipe": plain[-1],
+            "data": [_describe_file(path) for path in _data_files(phases)],
             "machine": describe_machine(),
             "fastvlm_version": version("fastvlm"),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -154,6 +152,14 @@ def describe_machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         machine["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return machine
+
+
+def _data_files(phases: Sequence[Phase]) -> list[Path]:
+    """Every file that a phase reads, once."""
+    names = [
+        name for _, one in phases for name in (*one.data, *one.validation, *one.image_validation)
+    ]
+    return list(dict.fromkeys(source.path for source in read_sources(names)))
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
