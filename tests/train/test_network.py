@@ -261,8 +261,8 @@ def test_the_average_follows_the_weights() -> None:
     average = WeightAverage(layer, 0.9)
     with torch.no_grad():
         layer.weight.fill_(2.0)
-    average.update()
-    average.update()
+    average.update(step=1000)
+    average.update(step=1001)
     expected = 2 - 0.9**2
     assert average.tensors["weight"].item() == pytest.approx(expected)
     with average.applied():

@@ -29,12 +29,16 @@ class WeightAverage:
         }
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights after an optimizer step."""
+    def update(self, step: int) -> None:
+        """Take in the weights after optimizer step `step`, from 1.
+
+        Early steps count more, or the beginning would stay in the average of a short run.
+        """
+        decay = min(self._decay, (1 + step) / (10 + step))
         for name, parameter in self._parameters.items():
             # The network may have moved to its device since the average began.
             average = self.tensors[name] = self.tensors[name].to(parameter.device)
-            average.lerp_(parameter.detach().float(), 1 - self._decay)
+            average.lerp_(parameter.detach().float(), 1 - decay)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:

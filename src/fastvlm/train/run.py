@@ -9,6 +9,7 @@ RUN/comparison.json    the model before and after, on the validation sets
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from fastvlm.data.samples import (
     first_records,
 )
 from fastvlm.device import resolve_device
-from fastvlm.errors import BackendError, ConfigError, DataError
+from fastvlm.errors import BackendError, ConfigError, DataError, MissingExtraError
 from fastvlm.messages import VideoPart
 from fastvlm.processing.processor import Processor
 from fastvlm.train.answers import answer_records, engine_of, score
@@ -46,7 +47,8 @@ from fastvlm.train.network import TuningNetwork, checkpoint_activations
 from fastvlm.train.parts import PartRow, choose_trained, list_parts
 from fastvlm.train.record import RunRecord
 from fastvlm.train.settings import Phase, TuneSettings
-from fastvlm.train.tuner import EpochOrder, Tuner
+from fastvlm.train.steps import EpochOrder
+from fastvlm.train.tuner import Tuner
 from fastvlm.train.utilization import Utilization
 
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -124,7 +126,8 @@ def tune(
     comparison: dict[str, Any] = {}
     last = phases[-1].settings
     if _is_first_process():
-        if last.compare and (last.validation or last.image_validation):
+        has_sets = bool(last.validation or last.image_validation)
+        if last.compare and has_sets and last.num_eval_answers and last.conv_mode != "plain":
             listener.on_note("comparing the model before and after")
             comparison = compare_models(start, base, last, folder, should_stop=should_stop)
         write_model_card(folder, base, record, comparison)
@@ -182,10 +185,11 @@ class _PhaseRun:
         checkpoint = last_checkpoint(self.folder)
         if checkpoint is not None:
             self.listener.on_note(f"going on from {checkpoint}")
-            self.record.forget_after(self.phase.name, int(checkpoint.name.rsplit("-", 1)[1]))
+        step = 0 if checkpoint is None else int(checkpoint.name.rsplit("-", 1)[1])
+        self.record.forget_after(self.phase.name, step)
         if checkpoint is None or not tuner.restore_finished(checkpoint):
             tuner.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if self.should_stop() and tuner.state.global_step < tuner.state.max_steps:
+        if tuner.was_stopped:
             return False, broken.summary()
         if tuner.eval_dataset is not None and not tuner.was_just_evaluated:
             tuner.evaluate()
@@ -268,12 +272,11 @@ class _PhaseRun:
 
     def _scorer(self, processor: Processor) -> Callable[[TuningNetwork], dict[str, float]] | None:
         settings = self.settings
-        # Weights in 4 bits are read by bitsandbytes' kernels alone, not by the engine's.
-        if (
-            not settings.validation
-            or not settings.num_eval_answers
-            or settings.conv_mode == "plain"
-        ):
+        # Answers are written by the first process alone, which has no whole network where it is sharded.
+        is_sharded = settings.fsdp or settings.deepspeed is not None
+        if not settings.validation or not settings.num_eval_answers or is_sharded:
+            return None
+        if settings.conv_mode == "plain":  # it has no questions
             return None
         records = list(first_records(self._mixture(settings.validation), settings.num_eval_answers))
 
@@ -310,7 +313,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """The Trainer's arguments; what is not named here is done by `Tuner` itself."""
     _check_launch(settings, device)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
@@ -352,6 +355,9 @@ def training_arguments(
         else None,
         deepspeed=settings.deepspeed,
     )
+    # Without a launcher the Trainer would split batches over all GPUs it sees, by the wrong dimension.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def uses_bf16(settings: TuneSettings, device: torch.device) -> bool:
@@ -376,6 +382,13 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _check_launch(settings: TuneSettings, device: torch.device) -> None:
+    for name in settings.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(f"tracker {name} is not installed; pip install {name}")
+    if device.type == "cuda" and device.index:
+        raise ConfigError(
+            f"device {device} is not the first GPU; use --device cuda with CUDA_VISIBLE_DEVICES={device.index}"
+        )
     if not settings.fsdp:
         return
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:

@@ -175,6 +175,11 @@ class TuneSettings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigError(f"{name} is {value}; expected {low:g} to {high:g}")
+        self._check_parts()
+        self._check_companions()
+        self.video_options()
+
+    def _check_parts(self) -> None:
         if not (self.train_projector or self.train_language_model or self.train_vision_tower):
             raise ConfigError(
                 "nothing is trained; turn train_projector, train_language_model or train_vision_tower on"
@@ -188,13 +193,31 @@ class TuneSettings:
                 f"quantize_base is {self.quantize_base!r} without adapters; weights in 4 bits cannot be "
                 "trained, so set lora_rank"
             )
+        if self.update_batch_norm and not self.train_vision_tower:
+            raise ConfigError(
+                "update_batch_norm is on but train_vision_tower is off; its norms would drift"
+            )
+        if self.update_batch_norm and self.gradient_checkpointing:
+            raise ConfigError(
+                "update_batch_norm and gradient_checkpointing exclude each other: computing twice "
+                "moves statistics twice"
+            )
+
+    def _check_companions(self) -> None:
         if self.early_stop and not (self.eval_steps and self.validation):
             raise ConfigError(
                 f"early_stop is {self.early_stop}, which needs validation files and eval_steps above 0"
             )
+        if self.ema_decay and (self.fsdp or self.deepspeed):
+            raise ConfigError(
+                "ema_decay needs whole weights in each process; leave fsdp and deepspeed out"
+            )
+        if unknown := set(self.trackers) - {"tensorboard", "wandb", "trackio"}:
+            raise ConfigError(
+                f"trackers holds {', '.join(sorted(unknown))}; expected tensorboard, wandb or trackio"
+            )
         if self.fsdp and self.deepspeed:
             raise ConfigError("fsdp and deepspeed exclude each other; choose one")
-        self.video_options()
 
     def _check_choices(self) -> None:
         for name, kind in get_type_hints(TuneSettings).items():

@@ -13,59 +13,38 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from fastvlm.data.mixture import Order, Place
+from fastvlm.data.mixture import Place
 from fastvlm.data.samples import BrokenSample, TrainingSamples, ValidationSamples
 from fastvlm.errors import CheckpointError, NumericalError
 from fastvlm.train.average import WeightAverage
 from fastvlm.train.collate import Collator
+from fastvlm.train.meter import Meter
 from fastvlm.train.network import OUTPUT_LAYER, TuningNetwork
 from fastvlm.train.parts import optimizer_groups
 from fastvlm.train.settings import TuneSettings
+from fastvlm.train.steps import EpochOrder, Steps
 from fastvlm.train.utilization import Utilization
 
 TRAINED: Final = "trained.safetensors"
 AVERAGED: Final = "averaged.safetensors"
 _STAGING: Final = ".saving"
-
-
-class EpochOrder(Sampler[Place]):
-    """Places of an epoch's records in the order that `order(epoch)` gives, rearranged while it is read.
-
-    The epoch is set by `_Epochs` and not by the data loader, whose wrappers do not all pass it on.
-    """
-
-    def __init__(
-        self,
-        order: Callable[[int], Order],
-        arrange: Callable[[Order], Iterator[Place]] = iter,
-    ) -> None:
-        self._order = lru_cache(maxsize=1)(order)  # its length is asked for again and again
-        self._arrange = arrange
-        self.epoch = 0
-
-    def __iter__(self) -> Iterator[Place]:
-        return self._arrange(self._order(self.epoch))
-
-    def __len__(self) -> int:
-        return len(self._order(self.epoch))
 
 
 class Tuner(Trainer):
@@ -107,7 +86,8 @@ class Tuner(Trainer):
         self._on_broken, self._on_log = on_broken, on_log
         self._score_answers = score_answers
         self._average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
-        self._meter = _Meter(utilization)
+        self._meter = Meter(utilization)
+        self._steps = steps = Steps(order, self._average, should_stop)
         self._last_evaluated = -1
         super().__init__(
             model=network,
@@ -115,7 +95,7 @@ class Tuner(Trainer):
             data_collator=collator,
             train_dataset=train_set,
             eval_dataset=validation,
-            callbacks=[_Steps(self._order, self._average, should_stop)],
+            callbacks=[steps],
         )
         self.remove_callback(PrinterCallback)
 
@@ -123,6 +103,16 @@ class Tuner(Trainer):
     def network(self) -> TuningNetwork:
         """The network without what the Trainer wraps around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has all weights."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the run ended because it was asked to."""
+        return self._steps.was_stopped
 
     @property
     def was_just_evaluated(self) -> bool:
@@ -136,7 +126,7 @@ class Tuner(Trainer):
             state |= {
                 name: value.to(state[name].dtype) for name, value in self._average.tensors.items()
             }
-        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+        return {name.removeprefix("model."): tensor.cpu() for name, tensor in state.items()}
 
     # What the loop asks for.
 
@@ -181,11 +171,7 @@ class Tuner(Trainer):
         }
         if "loss" in logs and self.optimizer is not None:
             line |= {"loss": logs["loss"], "grad_norm": logs.get("grad_norm")}
-            line["learning_rates"] = {
-                group["part"]: group["lr"]
-                for group in self.optimizer.param_groups
-                if "part" in group
-            }
+            line["learning_rates"] = self._rates_at(logs["learning_rate"])
             line |= self._meter.rates(self.args.world_size, self.args.device)
         evaluated = {
             key.removeprefix("eval_"): value
@@ -195,6 +181,23 @@ class Tuner(Trainer):
         if evaluated:
             line["eval"] = evaluated
         self._on_log(line)
+
+    def _rates_at(self, first_rate: float) -> dict[str, float]:
+        """Rate of every part at the step that is logged; the optimizer holds those of the next one already."""
+        assert self.optimizer is not None
+        groups = [group for group in self.optimizer.param_groups if "part" in group]
+        if not groups or not (peak := groups[0].get("initial_lr", 0.0)):
+            return {}
+        return {group["part"]: group["initial_lr"] * first_rate / peak for group in groups}
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Every sample once over all processes, in as many batches on each; empty ones fill up."""
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        size, world = self.args.per_device_eval_batch_size, self.args.world_size
+        mine = range(self.args.process_index, len(dataset), world)
+        num_batches = -(-len(dataset) // (size * world))
+        batches = [list(mine[i * size : (i + 1) * size]) for i in range(num_batches)]
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator)
 
     def evaluate(
         self,
@@ -220,15 +223,17 @@ class Tuner(Trainer):
 
     @torch.no_grad()
     def _measure(self, batches: Any) -> dict[str, float]:
-        model: Any = self.model
-        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        model: Any = self.model_wrapped if self.is_fsdp_enabled else self.network
+        totals = [0.0, 0.0, 0.0]
         for batch in batches:
             self._take_broken(batch)
             with self.accelerator.autocast():
                 out = model(**self._prepare_inputs(batch))
-            count = out["num_targets"]
-            totals += torch.stack([out["loss"].double() * count, out["num_correct"], count])
-        loss, correct, count = self.accelerator.reduce(totals).tolist()
+            count = int(out["num_targets"])
+            for i, value in enumerate((float(out["loss"]) * count, int(out["num_correct"]), count)):
+                totals[i] += value
+        summed = torch.tensor(totals, dtype=torch.float32, device=self.args.device)
+        loss, correct, count = self.accelerator.reduce(summed).tolist()
         return {"loss": loss / max(count, 1), "token_accuracy": correct / max(count, 1)}
 
     def _watch(self, loss: float) -> None:
@@ -248,7 +253,7 @@ class Tuner(Trainer):
     def restore_finished(self, checkpoint: Path) -> bool:
         """Take the weights of a checkpoint at the last step; False if there are steps left."""
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        if state.global_step < state.max_steps:
+        if state.global_step < state.max_steps or self.is_sharded:
             return False
         self._load_from_checkpoint(str(checkpoint))
         self.state = state
@@ -260,7 +265,7 @@ class Tuner(Trainer):
             Path(str(self.args.output_dir))
             / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
         )
-        if self._settings.early_stop and best.is_dir():
+        if self._settings.early_stop and best.is_dir() and not self.is_sharded:
             self._load_from_checkpoint(str(best))
 
     def _take_broken(self, batch: dict[str, Any]) -> None:
@@ -279,7 +284,7 @@ class Tuner(Trainer):
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as err:  # torch reports a full disk as RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as err:  # each says "full disk" in its way
             shutil.rmtree(staging, ignore_errors=True)
             raise CheckpointError(
                 f"the checkpoint at step {self.state.global_step} could not be written below {run}: {err}; "
@@ -303,17 +308,20 @@ class Tuner(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Trained tensors and BatchNorm statistics only; the rest comes from the model the run began with."""
+        if not self.args.should_save:
+            return
         assert output_dir is not None
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        state = _trained_state(self.network, state_dict or self.network.state_dict())
+        whole = self.network.state_dict() if state_dict is None else state_dict
+        state = _trained_state(self.network, whole)
         save_file(state, folder / TRAINED)
         if self._average is not None:
             averaged = {n: tensor.contiguous() for n, tensor in self._average.tensors.items()}
             save_file(averaged, folder / AVERAGED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         folder = Path(resume_from_checkpoint)
@@ -331,80 +339,9 @@ class Tuner(Trainer):
             self._average.load(load_file(folder / AVERAGED))
 
     def _full_state(self) -> dict[str, Tensor]:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return dict(self.accelerator.get_state_dict(self.model_wrapped))
+        if self.is_sharded:
+            return dict(self.accelerator.get_state_dict(self.model_wrapped) or {})
         return dict(self.network.state_dict())
-
-
-class _Steps(TrainerCallback):
-    """What happens between steps: the epoch of the order, the average, stopping on request."""
-
-    def __init__(
-        self, order: EpochOrder, average: WeightAverage | None, should_stop: Callable[[], bool]
-    ) -> None:
-        self._order, self._average, self._should_stop = order, average, should_stop
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._order.epoch = int((state.epoch or 0.0) + 1e-6)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._average is not None:
-            self._average.update()
-        if self._should_stop():
-            control.should_save = control.should_training_stop = True
-
-
-class _Meter:
-    """Samples and tokens a second between two lines of the log, without the time of validations."""
-
-    def __init__(self, utilization: Utilization | None) -> None:
-        self._utilization = utilization
-        self._samples = self._tokens = 0
-        self._flops = 0.0
-        self._since = time.perf_counter()
-        self._paused_at = 0.0
-
-    def count(self, batch: dict[str, Any]) -> None:
-        segments = batch["segment_ids"]
-        self._samples += int(segments.amax(1).sum())
-        self._tokens += int((segments > 0).sum())
-        if self._utilization is not None:
-            self._flops += self._utilization.flops(batch)
-
-    def pause(self) -> None:
-        self._paused_at = time.perf_counter()
-
-    def go_on(self) -> None:
-        self._since += time.perf_counter() - self._paused_at
-
-    def rates(self, num_processes: int, device: torch.device) -> dict[str, float]:
-        """Rates of all processes together since the last call, and this one's peak memory in MiB."""
-        elapsed = max(time.perf_counter() - self._since, 1e-9)
-        rates = {
-            "samples_per_second": round(self._samples * num_processes / elapsed, 3),
-            "tokens_per_second": round(self._tokens * num_processes / elapsed, 1),
-            "memory_mib": round(peak_memory_mib(device), 1),
-        }
-        if self._utilization is not None:
-            rates["mfu"] = round(self._flops / elapsed / self._utilization.peak, 4)
-        self._samples = self._tokens = 0
-        self._flops = 0.0
-        self._since = time.perf_counter()
-        return rates
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Most memory in MiB so far: allocated on a GPU, resident on a CPU; 0 where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _trained_state(network: TuningNetwork, state: dict[str, Tensor]) -> dict[str, Tensor]:
