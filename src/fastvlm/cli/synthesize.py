@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from fastvlm.cli.session import progress_bars
+
+if TYPE_CHECKING:
+    from fastvlm.data.synthetic.clips import ClipKind
 
 app = typer.Typer(help="Write training sets of the drawn world.", no_args_is_help=True)
 
@@ -27,6 +30,17 @@ def clips(
     frames: Annotated[
         int, typer.Option("--frames", help="Frames that questions are made for, 4 to 8.")
     ] = 4,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            help="Kind of clips: motion, order, recolour, vanish, flash; may be given several times.",
+            show_default="all",
+        ),
+    ] = None,
+    questions_per_record: Annotated[
+        int, typer.Option(help="Questions that are joined to one conversation.")
+    ] = 6,
     has_writing: Annotated[
         bool, typer.Option("--writing/--no-writing", help="Pictures of characters; needs fonts.")
     ] = True,
@@ -34,6 +48,7 @@ def clips(
     quiet: _Quiet = False,
 ) -> None:
     """Clips about motion, order and change, with pictures among them, as LLaVA JSON and mp4 files."""
+    from fastvlm.data.synthetic.clips import CLIP_KINDS
     from fastvlm.data.synthetic.write_clips import ClipSet, write_clip_set
 
     options = ClipSet(
@@ -41,6 +56,8 @@ def clips(
         num_pictures=num_pictures,
         num_validation=num_validation,
         num_frames=frames,
+        questions_per_record=questions_per_record,
+        kinds=CLIP_KINDS if kinds is None else cast("tuple[ClipKind, ...]", tuple(kinds)),
         has_writing=has_writing,
     )
     with progress_bars(quiet) as show:

@@ -122,6 +122,22 @@ def test_fewer_questions_a_record_make_more_records(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "set" / "validation.json").read_text(encoding="utf-8")) == []
 
 
+def test_only_chosen_kinds_are_drawn(tmp_path: Path) -> None:
+    options = ClipSet(
+        num_clips=12,
+        num_pictures=0,
+        num_validation=2,
+        kinds=("motion", "vanish"),
+        questions_per_record=1,
+        has_writing=False,
+    )
+    write_clip_set(tmp_path / "set", options)
+    records = json.loads((tmp_path / "set/train.json").read_text(encoding="utf-8"))
+    assert {record["kind"] for record in records} == {"motion", "vanish"}
+    with pytest.raises(ConfigError, match="kinds is dance; expected some of motion, order"):
+        ClipSet(num_clips=1, num_pictures=0, kinds=("dance",))  # type: ignore[arg-type]
+
+
 def test_what_was_said_before_is_not_asked_again() -> None:
     asked = [
         (Question("count", "How many?", "There is 1 shape."),),

@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastvlm.data.synthetic.clip_questions import sample_clip_dialogues
-from fastvlm.data.synthetic.clips import NUM_SLOTS, draw_clip, frame_times, sample_clip
+from fastvlm.data.synthetic.clips import (
+    CLIP_KINDS,
+    NUM_SLOTS,
+    ClipKind,
+    draw_clip,
+    frame_times,
+    sample_clip,
+)
 from fastvlm.data.synthetic.draw import draw_scene
 from fastvlm.data.synthetic.fonts import training_fonts
 from fastvlm.data.synthetic.llava_folder import (
@@ -74,6 +81,8 @@ class ClipSet:
     questions_per_record: int = 6
     """Conversations that are joined in one training record. Fewer make more records of the same file: more work
     for the encoder, but fewer answers that can be read off earlier ones."""
+    kinds: tuple[ClipKind, ...] = CLIP_KINDS
+    """Kinds of clips that are drawn."""
     has_writing: bool = True
     """Show characters in pictures, which takes the fonts that nano was trained with."""
 
@@ -84,6 +93,10 @@ class ClipSet:
         for name in ("questions_per_clip", "questions_per_picture", "questions_per_record"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.kinds or not set(self.kinds) <= set(CLIP_KINDS):
+            raise ConfigError(
+                f"kinds is {', '.join(self.kinds) or 'empty'}; expected some of {', '.join(CLIP_KINDS)}"
+            )
         if not NUM_SLOTS <= self.num_frames <= FRAMES_PER_CLIP:
             raise ConfigError(
                 f"num_frames is {self.num_frames}; expected {NUM_SLOTS} to {FRAMES_PER_CLIP}, "
@@ -158,7 +171,10 @@ def _write_clip(
     folder: Path, split: str, index: int, options: ClipSet, seed: int
 ) -> list[dict[str, Any]]:
     rng = _rng(seed, split, "clip", index)
-    clip = sample_clip(rng, num_frames=options.num_frames)
+    kind = None
+    if options.kinds != CLIP_KINDS:
+        kind = options.kinds[int(rng.integers(len(options.kinds)))]
+    clip = sample_clip(rng, kind, num_frames=options.num_frames)
     name = f"clips/{split}-{index:06d}.mp4"
     frames = draw_clip(clip, frame_times(FRAMES_PER_CLIP), PICTURE_SIZE)
     encode_clip(folder / name, frames)
