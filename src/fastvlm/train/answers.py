@@ -5,18 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 from fastvlm.backends.torch_backend import TorchBackend
 from fastvlm.data.record import Record
 from fastvlm.engine import Engine
 from fastvlm.errors import FastVLMError
+from fastvlm.inputs import PreparedVideo
+from fastvlm.messages import Message, Part, VideoPart
 from fastvlm.processing.processor import Processor
-from fastvlm.scorers.text import score_texts
+from fastvlm.scorers.text import matches, score_texts
 from fastvlm.train.network import TuningNetwork
 
+FrameOrder: TypeAlias = Literal["forward", "reversed", "shuffled"]
+
 _BATCH: Final = 8
+_NUM_ORDER_CLIPS: Final = 100
 _MAX_NEW_TOKENS: Final = 256
 
 
@@ -40,11 +45,18 @@ def answer_records(
     engine: Engine,
     records: Sequence[Record],
     *,
+    frame_order: FrameOrder = "forward",
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Scored]:
     """Greedy answers to the last question of each record, with the turns before it as they are.
 
     A record whose media cannot be opened has an empty answer, which scores 0.
+
+    Args:
+        engine: the model.
+        records: each ends with an answer.
+        frame_order: how frames of clips are shown.
+        should_stop: asked between batches.
     """
     scored: list[Scored] = []
     for start in range(0, len(records), _BATCH):
@@ -53,9 +65,10 @@ def answer_records(
         batch = records[start : start + _BATCH]
         asked = [record.messages[:-1] for record in batch]
         try:
-            texts = [one.text for one in engine.generate(asked, max_new_tokens=_MAX_NEW_TOKENS)]
+            shown = [reorder_frames(engine.processor, messages, frame_order) for messages in asked]
+            texts = [one.text for one in engine.generate(shown, max_new_tokens=_MAX_NEW_TOKENS)]
         except FastVLMError:
-            texts = [_answer_or_nothing(engine, messages) for messages in asked]
+            texts = [_answer_or_nothing(engine, messages, frame_order) for messages in asked]
         scored += [Scored(record, text) for record, text in zip(batch, texts, strict=True)]
     return scored
 
@@ -71,6 +84,43 @@ def score(scored: Sequence[Scored]) -> dict[str, float]:
         "rouge_l": scores.rouge_l,
         "cider": scores.cider,
     }
+
+
+def reorder_frames(
+    processor: Processor, messages: Sequence[Message], frame_order: FrameOrder
+) -> tuple[Message, ...]:
+    """The same conversation, opened, with the frames of its clips in another order; their times stay in order."""
+    return tuple(
+        Message(message.role, tuple(_reorder(part, frame_order) for part in message.content))
+        for message in processor.prepare(messages)
+    )
+
+
+def order_metrics(
+    engine: Engine,
+    scored: Sequence[Scored],
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Whether answers about clips depend on the order of frames; empty where there are no clips.
+
+    Returns:
+        clips_forward: exact match of the first hundred answers about clips; clips_reversed, clips_shuffled: of
+        the same questions and references with frames in another order; order_gain: forward - shuffled, which is
+        0 for a model that sees frames as a heap of pictures (docs/metrics.md).
+    """
+    clips = [one for one in scored if any(isinstance(m, VideoPart) for m in one.record.media)]
+    clips = clips[:_NUM_ORDER_CLIPS]
+    if not clips:
+        return {}
+    metrics = {"clips_forward": _accuracy(clips)}
+    records = [one.record for one in clips]
+    orders: tuple[FrameOrder, ...] = ("reversed", "shuffled")
+    for order in orders:
+        answered = answer_records(engine, records, frame_order=order, should_stop=should_stop)
+        metrics[f"clips_{order}"] = _accuracy(answered)
+    metrics["order_gain"] = metrics["clips_forward"] - metrics["clips_shuffled"]
+    return metrics
 
 
 @contextmanager
@@ -90,8 +140,32 @@ def engine_of(network: TuningNetwork, processor: Processor) -> Iterator[Engine]:
             parameter.requires_grad_(flag)
 
 
-def _answer_or_nothing(engine: Engine, messages: Any) -> str:
+def _answer_or_nothing(engine: Engine, messages: Sequence[Message], frame_order: FrameOrder) -> str:
     try:
-        return engine.ask(messages, max_new_tokens=_MAX_NEW_TOKENS).text
+        shown = reorder_frames(engine.processor, messages, frame_order)
+        return engine.ask(shown, max_new_tokens=_MAX_NEW_TOKENS).text
     except FastVLMError:
         return ""
+
+
+def _reorder(part: Part, frame_order: FrameOrder) -> Part:
+    if not isinstance(part, VideoPart) or not isinstance(part.video, PreparedVideo):
+        return part
+    frames = part.video.frames
+    places = list(range(len(frames)))
+    if frame_order == "reversed":
+        places.reverse()
+    elif frame_order == "shuffled":
+        places = _shuffle(len(frames))
+    shown = tuple(frames[place] for place in places)
+    return replace(part, video=replace(part.video, frames=shown))
+
+
+def _shuffle(count: int) -> list[int]:
+    """The same for clips of one length, so that all models see the same: odd places first, then even ones."""
+    return [*range(1, count, 2), *range(0, count, 2)]
+
+
+def _accuracy(scored: Sequence[Scored]) -> float:
+    right = sum(matches(one.prediction, [one.reference]) for one in scored)
+    return right / max(len(scored), 1)

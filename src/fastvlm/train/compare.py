@@ -21,7 +21,7 @@ from fastvlm.processing.image_file import open_image
 from fastvlm.processing.video import read_frames
 from fastvlm.scorers.text import matches
 from fastvlm.scorers.wilson import count_pairs
-from fastvlm.train.answers import Scored, answer_records, score
+from fastvlm.train.answers import Scored, answer_records, order_metrics, score
 from fastvlm.train.settings import TuneSettings
 
 COMPARISON_FILE: Final = "comparison.json"
@@ -56,11 +56,14 @@ def compare_models(
         if files
     }
     answers: dict[str, dict[str, list[Scored]]] = {name: {} for name in records}
+    orders: dict[str, dict[str, dict[str, float]]] = {name: {} for name in records}
     for label, model in (("base", before), ("tuned", after)):
-        for name, scored in _ask(model, records, settings, should_stop).items():
-            answers[name][label] = scored
+        for name, (scored, by_order) in _ask(model, records, settings, should_stop).items():
+            answers[name][label], orders[name][label] = scored, by_order
+    if should_stop():
+        return {}
     document = {
-        "sets": {name: _summary(both) for name, both in answers.items()},
+        "sets": {name: _summary(both, orders[name]) for name, both in answers.items()},
         "examples": _examples(answers, folder),
     }
     staging = folder / f".{COMPARISON_FILE}"
@@ -74,8 +77,8 @@ def _ask(
     records: dict[str, list[Record]],
     settings: TuneSettings,
     should_stop: Callable[[], bool],
-) -> dict[str, list[Scored]]:
-    """Answers to all sets; the model is gone afterwards, so that two are never in memory at once."""
+) -> dict[str, tuple[list[Scored], dict[str, float]]]:
+    """Answers to all sets, and what the order of frames does to them; the model is gone afterwards, so that two are never in memory at once."""
     engine = Engine.load(
         model,
         device=settings.device,
@@ -83,10 +86,11 @@ def _ask(
         image_size=settings.image_size or None,
     )
     engine.processor.trusts_videos = True
-    return {
-        name: answer_records(engine, questions, should_stop=should_stop)
-        for name, questions in records.items()
-    }
+    asked = {}
+    for name, questions in records.items():
+        scored = answer_records(engine, questions, should_stop=should_stop)
+        asked[name] = scored, order_metrics(engine, scored, should_stop=should_stop)
+    return asked
 
 
 def _open(files: Sequence[str], settings: TuneSettings) -> Mixture:
@@ -98,14 +102,14 @@ def _open(files: Sequence[str], settings: TuneSettings) -> Mixture:
     )
 
 
-def _summary(both: dict[str, list[Scored]]) -> dict[str, Any]:
+def _summary(both: dict[str, list[Scored]], orders: dict[str, dict[str, float]]) -> dict[str, Any]:
     n = min(len(scored) for scored in both.values())
     right = {
         label: [matches(one.prediction, [one.reference]) for one in scored[:n]]
         for label, scored in both.items()
     }
     pairs = count_pairs(right["base"], right["tuned"])
-    metrics = {label: score(scored[:n]) for label, scored in both.items()}
+    metrics = {label: score(scored[:n]) | orders[label] for label, scored in both.items()}
     return {"n": n, "pairs": list(astuple(pairs)), **metrics}
 
 
