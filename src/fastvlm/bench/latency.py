@@ -21,7 +21,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from fastvlm.bench.machine import describe_machine, num_cores
 from fastvlm.bench.peers import require_transformers
 from fastvlm.bench.photo import draw_photo
 from fastvlm.bench.protocol import PROMPT, Sample, System
@@ -33,6 +32,7 @@ from fastvlm.checkpoint.hub import resolve_model
 from fastvlm.config import PRESETS, preset
 from fastvlm.device import resolve_device
 from fastvlm.errors import BackendError, ConfigError, ContextLengthError, MediaError
+from fastvlm.machine import describe_machine, num_cores
 from fastvlm.messages import user_message
 from fastvlm.processing.processor import Processor
 

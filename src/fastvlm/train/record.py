@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from fastvlm.config import FastVLMConfig
-from fastvlm.data.sources import read_sources
+from fastvlm.device import resolve_device
 from fastvlm.errors import ConfigError
+from fastvlm.machine import describe_machine
 from fastvlm.train.parts import PartRow
 from fastvlm.train.settings import Phase, as_plain, settings_from
 
@@ -59,7 +56,7 @@ class RunRecord:
             "phases": plain,
             "recipe": plain[-1],
             "data": [_describe_file(path) for path in _data_files(phases)],
-            "machine": describe_machine(),
+            "machine": describe_machine(resolve_device(phases[0].settings.device)),
             "fastvlm_version": version("fastvlm"),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -138,20 +135,6 @@ def read_phases(folder: Path) -> tuple[Phase, ...]:
         )
     except (ValueError, KeyError, TypeError) as err:
         raise ConfigError(f"{file} cannot be read: {err}; start the run anew") from err
-
-
-def describe_machine() -> dict[str, Any]:
-    """Processor, GPUs and versions."""
-    machine: dict[str, Any] = {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-    }
-    if torch.cuda.is_available():
-        machine["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return machine
 
 
 def _data_files(phases: Sequence[Phase]) -> list[Path]:

@@ -172,6 +172,11 @@ class Tuner(Trainer):
         if "loss" in logs and self.optimizer is not None:
             line |= {"loss": logs["loss"], "grad_norm": logs.get("grad_norm")}
             line["learning_rates"] = self._rates_at(logs["learning_rate"])
+            line["samples_seen"] = self.state.global_step * (
+                self.args.train_batch_size
+                * self.args.gradient_accumulation_steps
+                * self.args.world_size
+            )
             line |= self._meter.rates(self.args.world_size, self.args.device)
         evaluated = {
             key.removeprefix("eval_"): value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fastvlm.bench.machine import describe_machine, num_cores
+from fastvlm.machine import describe_machine, num_cores
 
 
 def test_machine_is_described_without_its_paths() -> None:

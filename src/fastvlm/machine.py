@@ -1,4 +1,4 @@
-"""The machine and the software that a measurement belongs to."""
+"""The machine and the software that a measurement or a training run belongs to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("fastvlm", "torch", "transformers", "timm", "torchvision", "pillow", "numpy")
+_PACKAGES = (
+    "fastvlm",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "timm",
+    "torchvision",
+    "pillow",
+    "numpy",
+)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -66,7 +76,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the checkout this package runs from, marked when the package differs from it."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parent
     commit = _output("git", "-C", str(package), "rev-parse", "--short=12", "HEAD")
     if not commit:
         return None
