@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastvlm.config import FastVLMConfig
+from fastvlm.data.sources import read_sources
 from fastvlm.device import resolve_device
 from fastvlm.errors import ConfigError
 from fastvlm.machine import describe_machine
