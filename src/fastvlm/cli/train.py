@@ -58,8 +58,9 @@ def _train(
 ) -> None:
     """Tune a model on your own pictures and clips, with curves, checkpoints and exact resume.
 
-    The recipe decides what is not given here; the defaults below hold where it says nothing. Ctrl-C saves a
-    checkpoint and says how to go on. The finished model is in OUTPUT/model.
+    The recipe decides what is not given here; the defaults below hold where it says nothing.
+
+    Ctrl-C saves a checkpoint and says how to go on. The finished model is in OUTPUT/model.
     """
     if context.invoked_subcommand is not None:
         return

@@ -62,7 +62,7 @@ class BrokenRecords:
             first = "; ".join(self.named[:3])
             raise DataError(
                 f"{len(self)} broken records of {self.num_records} are more than the limit of {self.limit}: "
-                f"{first}{'; ...' if len(self) > 3 else ''}. See all with `fastvlm data check`, or raise the limit",
+                f"{first}{'; ...' if len(self) > 3 else ''}. See all with `fastvlm data check`, or raise max_broken",
                 kind="limit",
             )
 

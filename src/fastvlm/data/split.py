@@ -90,7 +90,7 @@ def _checked_names(fractions: Sequence[float], names: Sequence[str] | None) -> t
     names = tuple(names or _DEFAULT_NAMES.get(len(fractions), ()))
     if len(names) != len(fractions) or len(set(names)) != len(names):
         raise ConfigError(
-            f"{len(fractions)} fractions but the names {', '.join(names) or 'none'}; expected one name for each"
+            f"{len(fractions)} fractions but the names {', '.join(names) or 'none'}; expected another name for each"
         )
     return names
 
