@@ -148,3 +148,10 @@ def test_no_files_and_no_weight() -> None:
         Mixture([])
     with pytest.raises(DataError, match=r"weight of 3 numbers is 0.0"):
         Mixture([(Numbers(3), 0)])
+
+
+def test_a_list_that_names_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('files = ["b.toml"]', encoding="utf-8")
+    (tmp_path / "b.toml").write_text('files = ["a.toml"]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.toml names itself as one of its files"):
+        read_sources([tmp_path / "a.toml"])

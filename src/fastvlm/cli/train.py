@@ -185,17 +185,19 @@ def _tune(phases: tuple[Phase, ...] | None, folder: Path, *, is_quiet: bool) -> 
     is_first = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks for all
     is_quiet = is_quiet or not is_first
 
+    from fastvlm.train.record import read_phases
+    from fastvlm.train.run import Listener, tune
+
     display = TuningDisplay(is_quiet=is_quiet)
     stop = threading.Event()
 
     def stop_once() -> None:
-        display.note("stopping after this step; a checkpoint is being written")
+        display.note(
+            "stopping after the next step, with a checkpoint; Ctrl-C again stops without one"
+        )
         stop.set()
 
     with display, first_interrupt(stop_once):
-        from fastvlm.train.record import read_phases
-        from fastvlm.train.run import Listener, tune
-
         phases = phases or read_phases(folder)
         listener = Listener(display.begin_phase, display.show, display.note)
         result = tune(phases, folder, listener=listener, should_stop=stop.is_set)

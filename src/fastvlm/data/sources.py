@@ -53,10 +53,11 @@ def read_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
     Raises:
         DataError: a pattern that matches nothing, or a list that cannot be read.
     """
-    return tuple(source for name in names for source in _expand(str(name), Path()))
+    return tuple(source for name in names for source in _expand(str(name), Path(), ()))
 
 
-def _expand(name: str, folder: Path) -> Iterator[Source]:
+def _expand(name: str, folder: Path, lists: tuple[Path, ...]) -> Iterator[Source]:
+    """Files that a name stands for; `lists` are the lists that are being read, each named by the one before."""
     path = folder / name
     weight = Fraction(1)
     if not path.exists() and (match := _WITH_WEIGHT.fullmatch(name)):
@@ -71,11 +72,15 @@ def _expand(name: str, folder: Path) -> Iterator[Source]:
     if entries is None:
         yield Source(path, weight)
         return
+    if path.resolve() in lists:
+        raise DataError(f"{path} names itself as one of its files; expected files of records")
     for entry in entries:
-        yield from _of_list(entry, weight, path)
+        yield from _of_list(entry, weight, path, (*lists, path.resolve()))
 
 
-def _of_list(entry: object, factor: Fraction, file: Path) -> Iterator[Source]:
+def _of_list(
+    entry: object, factor: Fraction, file: Path, lists: tuple[Path, ...]
+) -> Iterator[Source]:
     if isinstance(entry, str):
         entry = {"path": entry}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
@@ -88,7 +93,7 @@ def _of_list(entry: object, factor: Fraction, file: Path) -> Iterator[Source]:
     weight, media_folder = entry.get("weight", 1), entry.get("media_folder")
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise DataError(f"{file}: the weight of {entry['path']} is {weight!r}; expected a number")
-    for source in _expand(entry["path"], file.parent):
+    for source in _expand(entry["path"], file.parent, lists):
         yield Source(
             source.path,
             source.weight * Fraction(str(weight)) * factor,

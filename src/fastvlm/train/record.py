@@ -46,7 +46,7 @@ class RunRecord:
             document = json.loads(file.read_text(encoding="utf-8"))
             if begun == phases:
                 return cls(folder, document)
-            if "trainable_by_phase" in document:
+            if any(folder.glob("phases/*/checkpoint-*")) or (folder / LOG_FILE).is_file():
                 raise ConfigError(
                     f"{folder} holds a run with other settings; resume it, or give another --output"
                 )
