@@ -61,13 +61,23 @@ def render_nano() -> str:
     return markdown_table(json.loads(path.read_text(encoding="utf-8")))
 
 
+def render_nano_video() -> str:
+    from fastvlm.evaluate.nano_video import video_markdown_table
+
+    path = ROOT / "benchmarks" / "nano_video_eval.json"
+    return video_markdown_table(json.loads(path.read_text(encoding="utf-8")))
+
+
 def render_latency() -> str:
     from fastvlm.bench.report import render_tables
 
     return render_tables(ROOT / "benchmarks")
 
 
-@pytest.mark.parametrize(("name", "render"), [("nano", render_nano), ("latency", render_latency)])
+@pytest.mark.parametrize(
+    ("name", "render"),
+    [("nano", render_nano), ("nano-video", render_nano_video), ("latency", render_latency)],
+)
 def test_readme_tables_equal_the_measurements(name: str, render: Callable[[], str]) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.search(rf"<!-- table: {name} -->\n(.*?)\n?<!-- end -->", text, re.S)
