@@ -87,9 +87,13 @@ class VideoOptions:
         self._check_times()
 
     def _check_times(self) -> None:
-        if (self.sampling == "fps") != (self.fps is not None):
+        if self.sampling == "fps" and self.fps is None:
             raise ConfigError(
-                f"fps is {self.fps} with sampling {self.sampling!r}; give both fps and sampling fps, or neither"
+                "sampling is 'fps' but fps is not given; say how many frames a second"
+            )
+        if self.sampling != "fps" and self.fps is not None:
+            raise ConfigError(
+                f"fps is {self.fps} with sampling {self.sampling!r}; the two exclude each other"
             )
         if self.fps is not None and not 0 < self.fps <= 240:
             raise ConfigError(f"fps is {self.fps}; expected more than 0 and at most 240")

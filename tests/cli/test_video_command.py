@@ -234,7 +234,7 @@ def test_wrong_extension_and_one_frame_do_not_matter(video: Run, tmp_path: Path)
         (["--frames", "0"], "--frames is 0"),
         (["--frames", "65"], "--frames is 65"),
         (["--fps", "0"], "fps is 0"),
-        (["--sampling", "fps"], "give both fps and sampling fps"),
+        (["--sampling", "fps"], "sampling is 'fps' but fps is not given"),
         (["--sampling", "random"], "--sampling"),
         (["--start", "5", "--end", "3"], "is empty"),
         (["--start", "1:99"], "--start is '1:99'"),

@@ -94,7 +94,7 @@ def test_plain_has_no_place_for_clips(processor: Processor, config: FastVLMConfi
         ({"num_frames": 0}, "num_frames is 0; expected 1 to 64"),
         ({"num_frames": 65}, "num_frames is 65; expected 1 to 64"),
         ({"sampling": "best"}, "sampling 'best' is not known; expected one of uniform"),
-        ({"sampling": "fps"}, "fps is None with sampling 'fps'"),
+        ({"sampling": "fps"}, "sampling is 'fps' but fps is not given"),
         ({"fps": 2.0}, "fps is 2.0 with sampling 'uniform'"),
         ({"sampling": "fps", "fps": 0.0}, "fps is 0.0; expected more than 0"),
         ({"sampling": "timestamps"}, "0 timestamps with sampling 'timestamps'"),

@@ -15,7 +15,7 @@ from typing import Any, Final
 from fastvlm.config import FastVLMConfig
 from fastvlm.data.sources import read_sources
 from fastvlm.device import resolve_device
-from fastvlm.errors import ConfigError
+from fastvlm.errors import ConfigError, DataError
 from fastvlm.machine import describe_machine
 from fastvlm.train.parts import PartRow
 from fastvlm.train.settings import Phase, as_plain, settings_from
@@ -148,6 +148,9 @@ def _data_files(phases: Sequence[Phase]) -> list[Path]:
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise DataError(f"{path} cannot be read: {err.strerror or err}") from err
     return {"file": str(path), "bytes": path.stat().st_size, "sha256": digest}

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 from fastvlm.config import ImageMode
 from fastvlm.errors import ConfigError
 from fastvlm.messages import VideoOptions
+from fastvlm.processing.image import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 
 class Doc(NamedTuple):
@@ -204,6 +205,11 @@ class TuneSettings:
             )
 
     def _check_companions(self) -> None:
+        for name in ("image_size", "frame_size"):
+            if (size := getattr(self, name)) and not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+                raise ConfigError(
+                    f"{name} is {size}; expected {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels, or 0"
+                )
         if self.early_stop and not (self.eval_steps and self.validation):
             raise ConfigError(
                 f"early_stop is {self.early_stop}, which needs validation files and eval_steps above 0"
@@ -266,7 +272,6 @@ _RANGES: Final = (
     ("gradient_accumulation_steps", 1, 65536),
     ("max_length", 0, 10**6),
     ("num_workers", 0, 256),
-    ("image_size", 0, 8192),
     ("log_steps", 1, 10**6),
     ("eval_steps", 0, 10**9),
     ("num_eval_answers", 0, 10**6),
