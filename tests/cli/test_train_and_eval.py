@@ -44,8 +44,12 @@ needs_fonts = pytest.mark.skipif(
     [
         (("--recipe", "mini"), "no recipe named 'mini'"),
         (("--resume",), "holds no training run"),
-        (("--steps-scale", "0"), "expected a number above 0"),
-        (("--device", "toaster"), "device 'toaster' is not known"),
+        (("--recipe", "nano", "--steps-scale", "0"), "expected a number above 0"),
+        (("--recipe", "nano", "--device", "toaster"), "device 'toaster' is not known"),
+        (("--recipe", "nano", "--lora-rank", "8"), "--lora-rank: recipe nano trains from nothing"),
+        ((), "no recipe; give --recipe NAME"),
+        (("--recipe", "lora"), "no training data; give --data FILE"),
+        (("--recipe", "lora", "--data", "nope.json"), "nope.json cannot be read"),
     ],
 )
 def test_wrong_use_of_train_is_one_line(

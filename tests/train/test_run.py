@@ -166,7 +166,10 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import test_run
+import torch
 from fastvlm.train import tuner
+
+torch.set_num_threads({threads})  # as in the process that it is compared with
 
 written = tuner.save_file
 def save_and_die(*arguments, **options):
@@ -185,7 +188,11 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(
     folder = tmp_path / "run"
     here = Path(__file__).parent
     code = KILLED.format(
-        here=str(here), base=str(base_folder), data=str(data_folder), folder=str(folder)
+        here=str(here),
+        base=str(base_folder),
+        data=str(data_folder),
+        folder=str(folder),
+        threads=torch.get_num_threads(),
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)

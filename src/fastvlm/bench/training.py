@@ -23,7 +23,6 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from fastvlm.bench.memory import peak_rss_bytes_of
 from fastvlm.bench.peers import require_transformers
 from fastvlm.bench.photo import draw_photo
 from fastvlm.bench.protocol import PROMPT, Peer
@@ -48,6 +47,7 @@ from fastvlm.device import resolve_device
 from fastvlm.errors import BackendError, ConfigError, MissingExtraError
 from fastvlm.inputs import IGNORE_INDEX, ModelInputs
 from fastvlm.machine import describe_machine, num_cores
+from fastvlm.memory import peak_rss_bytes_of
 from fastvlm.processing.processor import Processor
 
 ANSWER: Final = " ".join(["the image in one short sentence."] * 8)

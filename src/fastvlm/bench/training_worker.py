@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from fastvlm.bench.memory import peak_device_bytes, peak_rss_bytes
 from fastvlm.errors import FastVLMError
 from fastvlm.inputs import IMAGE_TOKEN_ID
+from fastvlm.memory import peak_device_bytes, peak_rss_bytes
 
 if TYPE_CHECKING:
     import torch

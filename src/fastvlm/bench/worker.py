@@ -14,9 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fastvlm.bench.memory import peak_device_bytes, peak_rss_bytes, rss_bytes
 from fastvlm.bench.protocol import Candidate, Peer, Sample, now
 from fastvlm.errors import FastVLMError
+from fastvlm.memory import peak_device_bytes, peak_rss_bytes, rss_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,7 +37,6 @@ class TuningDisplay:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -46,7 +45,8 @@ class TuningDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._task is not None:
+            self._progress.stop()
 
     def begin_phase(self, name: str, parts: tuple[PartRow, ...], num_records: int) -> None:
         """Show what a phase trains."""
@@ -58,6 +58,8 @@ class TuningDisplay:
             rate = f"{row.learning_rate:g}" if row.trained else "frozen"
             table.add_row(row.group, f"{row.parameters:,}", f"{row.trained:,}", rate)
         self._console.print(table)
+        if self._task is None:  # not before: an error so far is one line, without a bar
+            self._progress.start()
         self._task = self._progress.add_task(name, total=None, figures="")
 
     def show(self, line: dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 import torch
 
+from fastvlm.memory import peak_device_bytes, peak_rss_bytes
 from fastvlm.train.utilization import Utilization
 
 
@@ -52,11 +52,4 @@ class Meter:
 
 def peak_memory_mib(device: torch.device) -> float:
     """Most memory in MiB so far: allocated on a GPU, resident on a CPU; 0 where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return (peak_device_bytes(device) or peak_rss_bytes() or 0) / 2**20

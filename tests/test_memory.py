@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from fastvlm.bench.memory import (
+from fastvlm.memory import (
     peak_device_bytes,
     peak_rss_bytes,
     peak_rss_bytes_of,
