@@ -80,6 +80,8 @@ def test_a_run_can_be_stopped_resumed_and_asked(tmp_path: Path) -> None:
             "-c",
             INTERRUPTIBLE,
             "train",
+            "--recipe",
+            "nano",
             "--output",
             str(folder),
             "--steps-scale",
