@@ -20,6 +20,10 @@ ImageMode: TypeAlias = Literal["pad", "crop", "anyres", "native"]
 
 PATCH_STRIDE: Final = 64
 """Input pixels per image token along each side."""
+MIN_IMAGE_SIZE: Final = PATCH_STRIDE
+"""Smallest side of a picture for the network, one token."""
+MAX_IMAGE_SIZE: Final = 2048
+"""Largest side, 1024 tokens; twice the side that released models were trained at."""
 
 
 def num_image_tokens(height: int, width: int) -> int:

@@ -67,7 +67,9 @@ def _train(
     given = {name: value for name, value in settings.items() if value not in (None, [])}
     if resume:
         folder = output or Path("runs") / (recipe or FROM_NOTHING)
-        if (folder / "run.json").is_file():
+        from fastvlm.train.record import is_tuning_run
+
+        if is_tuning_run(folder):
             _refuse(given, "a resumed run keeps its settings")
             _tune(None, folder, is_quiet=quiet)
             return

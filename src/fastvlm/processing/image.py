@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastvlm.config import PATCH_STRIDE, ImageMode, num_image_tokens
+from fastvlm.config import (
+    MAX_IMAGE_SIZE,
+    MIN_IMAGE_SIZE,
+    PATCH_STRIDE,
+    ImageMode,
+    num_image_tokens,
+)
 from fastvlm.errors import ConfigError, MediaError, ShapeError
 
-MIN_IMAGE_SIZE: Final = PATCH_STRIDE
-"""One token."""
-MAX_IMAGE_SIZE: Final = 2048
-"""1024 tokens; twice the side that released models were trained at."""
 MAX_TILES: Final = 36
 """Most tiles of one anyres grid, which makes 9216 tokens at 1024."""
 

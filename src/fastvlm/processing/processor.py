@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from fastvlm.config import PATCH_STRIDE, FastVLMConfig, num_image_tokens
+from fastvlm.config import MIN_IMAGE_SIZE, PATCH_STRIDE, FastVLMConfig, num_image_tokens
 from fastvlm.errors import ConfigError, ContextLengthError
 from fastvlm.inputs import (
     IGNORE_INDEX,
@@ -39,7 +39,7 @@ from fastvlm.processing.chat_template import (
     render,
     time_mark,
 )
-from fastvlm.processing.image import MIN_IMAGE_SIZE, ImageProcessor
+from fastvlm.processing.image import ImageProcessor
 from fastvlm.processing.image_file import DEFAULT_LIMITS, ImageLimits, open_image
 from fastvlm.processing.tokenizer import Tokenizer
 

@@ -159,6 +159,7 @@ class VideoProcess:
             return work()
         finally:
             timer.cancel()
+            timer.join()  # it holds this object, which would outlive its last user by a moment
             self._remaining_s -= time.monotonic() - started
 
     def _expire(self) -> None:

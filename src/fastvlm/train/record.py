@@ -117,6 +117,14 @@ class RunRecord:
         staging.replace(self.folder / RUN_FILE)
 
 
+def is_tuning_run(folder: Path) -> bool:
+    """Whether a folder holds a tuning run; training from nothing has a `run.json` of its own kind."""
+    try:
+        return "phases" in json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def read_phases(folder: Path) -> tuple[Phase, ...]:
     """The phases that a run folder was started with.
 

@@ -13,10 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from fastvlm.config import ImageMode
+from fastvlm.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, ImageMode
 from fastvlm.errors import ConfigError
 from fastvlm.messages import VideoOptions
-from fastvlm.processing.image import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 
 class Doc(NamedTuple):
