@@ -100,7 +100,7 @@ def test_a_run_can_be_stopped_resumed_and_asked(tmp_path: Path) -> None:
     _, stderr = run.communicate(timeout=120)
     assert run.returncode == 130
     assert f"fastvlm train --resume --output {folder}" in stderr
-    again = program("train", "--output", str(folder))
+    again = program("train", "--recipe", "nano", "--output", str(folder))
     assert again.returncode == 2
     assert "--resume" in again.stderr
     done = program("train", "--resume", "--output", str(folder), "--quiet")
