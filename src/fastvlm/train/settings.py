@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -355,11 +355,6 @@ def settings_from(values: Mapping[str, Any], *, where: str) -> TuneSettings:
 def as_plain(settings: TuneSettings) -> dict[str, Any]:
     """All fields as JSON has them; `settings_from` reads it back."""
     return asdict(settings)
-
-
-def with_values(phases: Sequence[Phase], **values: Any) -> tuple[Phase, ...]:
-    """The same phases with some values replaced in each."""
-    return tuple(Phase(one.name, replace(one.settings, **values)) for one in phases)
 
 
 def _read_toml(name_or_path: str) -> dict[str, Any]:

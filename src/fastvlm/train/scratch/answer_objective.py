@@ -35,6 +35,7 @@ from fastvlm.messages import ImagePart, Message, TextPart
 from fastvlm.model.fastvlm import FastVLM
 from fastvlm.processing.chat_template import ImageSegment, render
 from fastvlm.processing.tokenizer import Tokenizer
+from fastvlm.train.collate import first_fit
 from fastvlm.train.scratch.encoder_objective import (
     EncoderHeads,
     batch_targets,
@@ -125,7 +126,7 @@ class Packer:
         picture_ids: list[int] = []
         slots: list[tuple[tuple[int, int], ...]] = []
         for picture, of_one in enumerate(rendered):
-            bins = _fit([len(one.ids) for one in of_one], length - len(prefix))
+            bins = first_fit([len(one.ids) for one in of_one], length - len(prefix))
             places = {
                 index: (len(rows) + row, block)
                 for row, indices in enumerate(bins)
@@ -169,21 +170,6 @@ class Packer:
             picture_ids,
             slots,
         )
-
-
-def _fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of what goes into each row: the longest first, each into the first row with room."""
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((i for i, left in enumerate(room) if left >= lengths[index]), None)
-        if row is None:
-            row = len(bins)
-            bins.append([])
-            room.append(capacity)
-        bins[row].append(index)
-        room[row] -= lengths[index]
-    return bins
 
 
 def block_mask(block_ids: Tensor) -> Tensor:
